@@ -1,0 +1,1 @@
+"""ShardBench: benchmark strategies for distributed training, one pytest case at a time."""

@@ -1,0 +1,1 @@
+"""Datasets: one file each; every Dataset in them is found by its folder."""

@@ -1,0 +1,1 @@
+"""Ways to start ranks; every Launcher is found by its folder."""

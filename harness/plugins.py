@@ -1,0 +1,390 @@
+"""What a Strategy, Model, Dataset, Metric and Launcher is, and how the files that define them are found.
+
+The folder is the registry: every module-level value of the right type in `harness/<kind>/*.py` counts, and so does
+every one in a module named by `--plugins`. Nothing here imports torch, and no plug-in module may do so when imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from harness.errors import PluginError, unknown
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from harness.host import Host
+    from harness.job import Job
+    from harness.results import RankReport, Result
+
+
+class InputKind(StrEnum):
+    """What one batch looks like; a model and a strategy fit when the strategy can split the model's kind."""
+
+    IMAGES = "images"
+    """A float tensor [N, 3, H, W] and an int64 tensor [N] of class indices."""
+    DETECTION = "detection"
+    """A list of N float tensors [3, H, W] and a list of N target dicts (boxes [M, 4] in pixels xyxy, labels [M])."""
+
+
+# ---------------------------------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """What a model is built for."""
+
+    classes: int
+    """Number of classes, background not counted."""
+    image_size: int
+    """Height and width of an input image, pixels."""
+    weights: Path | None = None
+    """State dict written by this suite's own warm start, to load after building; None starts as `pretrained` says."""
+    pretrained: bool = False
+    """Whether to look for the model's public weights (local folder or cache, never the network)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltModel:
+    """A module ready to be sharded, the same on every rank."""
+
+    module: nn.Module
+    """On the CPU, in training mode, all floating tensors FP32."""
+    blocks: tuple[type[nn.Module], ...]
+    """Classes of the repeated blocks; wrapping strategies make one unit of each instance and one of the rest."""
+    weights: str
+    """Where the weights came from, in words a report can print, for example "random initialisation"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model the suite can train."""
+
+    name: str
+    input: InputKind
+    build: Callable[[ModelSpec], BuiltModel]
+    """Called once per rank under one seed, so every rank builds equal weights."""
+    requires: tuple[str, ...] = ()
+    """Top-level modules it needs beside torch, asked with `find_spec`."""
+
+
+# ------------------------------------------------------------------------------------------------ strategies
+
+
+class Processes(StrEnum):
+    """How many processes drive the devices of a case."""
+
+    ONE = "one"
+    PER_GPU = "per_gpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSpec:
+    """A torch optimizer by name, so that every library can construct it its own way."""
+
+    name: Literal["sgd", "adamw"]
+    arguments: Mapping[str, float] = field(default_factory=dict)
+    """Keyword arguments of the torch class: lr, momentum, weight_decay, ..."""
+
+    @property
+    def factory(self) -> type[torch.optim.Optimizer]:
+        """The torch class."""
+        import torch
+
+        return {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[self.name]
+
+    def make(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """Return the optimizer over those of `parameters` that are trained."""
+        return self.factory([p for p in parameters if p.requires_grad], **dict[str, Any](self.arguments))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """One rank's place among the others."""
+
+    rank: int
+    local_rank: int
+    size: int
+    """Ranks over all nodes."""
+    device: str
+    """`cpu` or `cuda:<i>`."""
+    backend: str
+    """`gloo` or `nccl`."""
+    devices_per_process: int = 1
+    """Devices this process drives: more than one only for `Processes.ONE`."""
+
+    @property
+    def on_cuda(self) -> bool:
+        """Whether the device is a CUDA GPU."""
+        return self.device.startswith("cuda")
+
+
+Batch = tuple[Any, Any]
+"""Inputs and targets of one rank, as the model's `InputKind` says, on the rank's device."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Workload:
+    """What is to be trained, before any strategy touched it."""
+
+    module: nn.Module
+    """On `world.device`, equal on every rank."""
+    loss: Callable[[nn.Module, Batch], torch.Tensor]
+    """Forward of the (wrapped) module on a batch of this rank and the mean loss over it, a scalar with grad."""
+    optimizer: OptimizerSpec
+    blocks: tuple[type[nn.Module], ...]
+    batch_size: int
+    """Samples per GPU and optimizer update."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Trainee:
+    """A sharded workload: the seam on which all strategies are the same."""
+
+    module: nn.Module
+    """What to call for a forward; `.train()` and `.eval()` work on it, and so does `.buffers()`."""
+    step: Callable[[Batch], torch.Tensor]
+    """One optimizer update of the global mean loss; returns this rank's mean loss, detached, without synchronising."""
+    full_state: Callable[[], dict[str, torch.Tensor]]
+    """Collective: every rank calls it; rank 0 gets the unsharded parameters and buffers on the CPU under the plain
+    module's names, other ranks get those or an empty dict."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """A way to train one model on several devices, through its library's own interface."""
+
+    name: str
+    shard: Callable[[Workload, World], Trainee]
+    requires: tuple[str, ...] = ()
+    """Top-level modules it needs beside torch, asked with `find_spec`."""
+    processes: Processes = Processes.PER_GPU
+    accepts: frozenset[InputKind] = frozenset(InputKind)
+    """Input kinds it can split over its devices."""
+    cannot_split: str = ""
+    """Why not the others, completing "<strategy> cannot train <model>: ..."."""
+    devices: frozenset[str] = frozenset({"cpu", "cuda"})
+    needs_device: str = ""
+    """Why not the other device kinds, a sentence."""
+    options: frozenset[str] = frozenset()
+    """Option tokens of a case id it can honour (accumulation as `accum`)."""
+
+
+# -------------------------------------------------------------------------------------------------- datasets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """Which part of a dataset, and how it is presented."""
+
+    root: Path
+    """The user's `--data-root`, or the cache folder for an embedded dataset."""
+    image_size: int
+    """Images are resized to this height and width, pixels."""
+    train_images: int | None = None
+    """Seeded subset of the training split; None takes all."""
+    val_images: int | None = None
+    """Seeded subset of the validation split; None takes all."""
+    seed: int = 0
+    """Seed of the subset, apart from every other seed."""
+    download: bool = False
+    """Whether missing files may be fetched."""
+
+
+Split = Literal["pretrain", "train", "val"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A dataset the suite can train on."""
+
+    name: str
+    input: InputKind
+    classes: int
+    """Number of classes, background not counted; labels are 0..classes-1 for images, 1..classes for detection."""
+    embedded: bool
+    """Whether it is made from what is installed and lives in the user's cache."""
+    prepare: Callable[[DataSpec], None]
+    """Make and verify the files; called once per run before any rank. Raises DataError."""
+    open: Callable[[DataSpec, Split], Any]
+    """A map-style torch dataset of (image [3, S, S] float, label int) or (image, target dict). Raises DataError."""
+    missing: Callable[[Path, bool], str | None]
+    """Given root and download: why the files are not there, completing "<case> needs ...", or None. Cheap."""
+
+
+# --------------------------------------------------------------------------------------------------- metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """How much worse than the baseline a metric may be before the case fails."""
+
+    relative: float = 0.0
+    """Share of the baseline."""
+    absolute: float = 0.0
+    """In the metric's unit; the larger of the two counts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A figure of a result: how it is derived from raw samples, shown, and gated."""
+
+    name: str
+    title: str
+    """Head of the table column."""
+    unit: str
+    better: Literal["higher", "lower"]
+    across: Literal["max", "mean", "sum", "one"]
+    """How the ranks' figures become one: `one` when a single rank holds the figure of all."""
+    value: Callable[[Result, Result | None], float | None]
+    """From a result, and the reference's result where it has one; None when it could not be measured."""
+    show: Callable[[float], str]
+    """The value in words for a table cell, unit included unless the title has it."""
+    order: int
+    """Place among the table's columns."""
+    limit: Limit | None = None
+    """None is not gated."""
+    timed: bool = False
+    """Whether the clock decides it, so that it says little where ranks share cores."""
+    scores: InputKind | None = None
+    """The input kind whose validation it scores, or None for figures of the run itself."""
+    score: Callable[[Sequence[Any], Any], dict[str, float]] | None = None
+    """In the worker: all validation predictions, each image once, and the dataset -> named scores in [0, 1]."""
+
+
+# ------------------------------------------------------------------------------------------------- launchers
+
+
+class Session(Protocol):
+    """An open launcher: starts the ranks of one job after another."""
+
+    def launch(self, job: Job, *, timeout_s: float) -> Sequence[RankReport]:
+        """Run one job in fresh processes and return one report per rank.
+
+        Raises:
+            WorkerFailed: a rank died, hung, or did not report; no rank is left behind.
+        """
+
+    def close(self) -> None:
+        """End every process that was started; may be called twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launcher:
+    """A way to start ranks."""
+
+    name: str
+    open: Callable[[Host, Path], Session]
+    """Given the host and a folder for logs and reports."""
+
+
+# ------------------------------------------------------------------------------------------------- discovery
+
+_KINDS: dict[str, type] = {
+    "strategies": Strategy,
+    "models": Model,
+    "datasets": Dataset,
+    "metrics": Metric,
+    "launchers": Launcher,
+}
+_NOUNS = {
+    "strategies": "strategy",
+    "models": "model",
+    "datasets": "dataset",
+    "metrics": "metric",
+    "launchers": "launcher",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registry:
+    """Everything that can be named, by name."""
+
+    strategies: Mapping[str, Strategy]
+    models: Mapping[str, Model]
+    datasets: Mapping[str, Dataset]
+    metrics: Mapping[str, Metric]
+    launchers: Mapping[str, Launcher]
+
+    def find(self, kind: str, name: str) -> Any:
+        """Return the plug-in of that kind and name.
+
+        Raises:
+            PluginError: there is none; the message suggests the nearest name.
+        """
+        named = getattr(self, kind)
+        if name not in named:
+            raise PluginError(unknown(_NOUNS[kind], name, named))
+        return named[name]
+
+
+def discover(extra: Sequence[str] = ()) -> Registry:
+    """Import every plug-in module and return what they define.
+
+    Args:
+        extra: names of further modules, as given to `--plugins`; they may define plug-ins of any kind.
+
+    Raises:
+        PluginError: a module fails to import, or two plug-ins of a kind have one name; the message names the file.
+    """
+    # A user's module is looked for in the folder the run was started in, too.
+    if extra and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in _KINDS}
+    origin: dict[tuple[str, str], str] = {}
+    for kind in _KINDS:
+        folder = Path(__file__).parent / kind
+        for info in sorted(pkgutil.iter_modules([str(folder)]), key=lambda i: i.name):
+            module = _load(f"harness.{kind}.{info.name}")
+            _collect(module, {kind: _KINDS[kind]}, found, origin)
+    for name in extra:
+        _collect(_load(name), _KINDS, found, origin)
+    return Registry(**{kind: dict(sorted(named.items())) for kind, named in found.items()})
+
+
+def _load(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise PluginError(
+            f"plug-in module {name} cannot be imported: {type(error).__name__}: {error}; mend {_file_of(name)}"
+        ) from error
+
+
+def _file_of(name: str) -> str:
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    return spec.origin if spec and spec.origin else f"the name {name!r}, or the folder it is searched in"
+
+
+def _collect(
+    module: ModuleType,
+    kinds: Mapping[str, type],
+    found: dict[str, dict[str, Any]],
+    origin: dict[tuple[str, str], str],
+) -> None:
+    for kind, type_ in kinds.items():
+        for value in vars(module).values():
+            for plugin in value if isinstance(value, tuple) else (value,):
+                if not isinstance(plugin, type_):
+                    continue
+                name = plugin.name  # type: ignore[attr-defined]
+                here = str(module.__file__)
+                if found[kind].get(name, plugin) is not plugin:
+                    raise PluginError(
+                        f"two plug-ins in {kind} are named {name!r}: {origin[kind, name]} and {here}; rename one"
+                    )
+                found[kind][name] = plugin
+                origin[kind, name] = here
