@@ -1,0 +1,10 @@
+"""Image classifiers under every strategy."""
+
+from harness.plugins import InputKind
+from harness.pytest_plugin import Grid
+
+GRID = Grid(input=InputKind.IMAGES)
+
+
+def test_train(case, bench):
+    bench(case)

@@ -1,0 +1,10 @@
+"""Object detectors under every strategy."""
+
+from harness.plugins import InputKind
+from harness.pytest_plugin import Grid
+
+GRID = Grid(input=InputKind.DETECTION)
+
+
+def test_train(case, bench):
+    bench(case)

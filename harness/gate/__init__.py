@@ -1,0 +1,1 @@
+"""Better, worse, or cannot tell: pure functions from results to verdicts."""

@@ -1,0 +1,146 @@
+"""What this machine is, asked without torch: its devices, cores, memory, library versions, and a name for its results.
+
+The name is made of hardware alone, never of a host name, so that it may be published.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+_VERSIONED = (
+    "torch",
+    "torchvision",
+    "deepspeed",
+    "fairscale",
+    "transformers",
+    "numpy",
+    "pycocotools",
+    "pytest-benchmark",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One CUDA device as the driver names it."""
+
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """One machine, as far as it decides what can run and what can be compared."""
+
+    cpu: str
+    cores: tuple[int, ...]
+    """Cores this process may run on."""
+    memory_bytes: int
+    gpus: tuple[Gpu, ...]
+    driver: str | None
+    versions: dict[str, str]
+    """Of Python and every library that has a part in the figures; absent ones are left out."""
+
+    @property
+    def device_kind(self) -> str:
+        """`cuda` where there is a GPU, else `cpu`."""
+        return "cuda" if self.gpus else "cpu"
+
+    @property
+    def devices(self) -> int:
+        """How many devices can work without sharing: GPUs, or cores where there is no GPU."""
+        return len(self.gpus) or len(self.cores)
+
+    @property
+    def most_ranks(self) -> int:
+        """How many devices a case may ask for: on CPU four ranks run on any machine, sharing cores if they must."""
+        return len(self.gpus) if self.gpus else max(4, len(self.cores))
+
+    @property
+    def name(self) -> str:
+        """A folder name for the results of machines like this one, for example `4x-nvidia-rtx-a6000`."""
+        if self.gpus:
+            return f"{len(self.gpus)}x-{_slug(self.gpus[0].name)}"
+        return f"{len(self.cores)}-core-{_slug(self.cpu)}"
+
+    def describe(self) -> str:
+        """One line for a person."""
+        memory = f"{self.memory_bytes / 2**30:.0f} GiB"
+        torch = f"torch {self.versions.get('torch', 'not installed')}"
+        if self.gpus:
+            gpu = self.gpus[0]
+            return f"{len(self.gpus)} x {gpu.name} ({gpu.memory_bytes / 2**30:.0f} GiB), {torch}, driver {self.driver}"
+        return (
+            f"no CUDA GPU: a GPU is one gloo rank on a core of {self.cpu}, {len(self.cores)} cores, {memory}, {torch}"
+        )
+
+
+def probe() -> Host:
+    """Look at this machine; never touches CUDA, so that ranks can still be forked."""
+    gpus, driver = _gpus()
+    return Host(
+        cpu=_cpu_name(),
+        cores=tuple(sorted(os.sched_getaffinity(0))),
+        memory_bytes=psutil.virtual_memory().total,
+        gpus=gpus,
+        driver=driver,
+        versions=_versions(),
+    )
+
+
+def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return (), None
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        found = tuple(
+            Gpu(name=_text(pynvml.nvmlDeviceGetName(h)), memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(h).total))
+            for h in handles
+        )
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+    finally:
+        pynvml.nvmlShutdown()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        # Indices alone are counted; a UUID names one device as well.
+        found = found[: len([entry for entry in visible.split(",") if entry.strip() not in ("", "-1")])]
+    return found, driver
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in _VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _slug(text: str) -> str:
+    plain = re.sub(r"\((r|tm)\)|\bcpu\b|\bprocessor\b|@.*", " ", text.lower())
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")

@@ -1,0 +1,116 @@
+"""A job: everything a rank needs to know, as one JSON file from the parent to the ranks."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from harness.errors import StoreError
+from harness.plugins import DataSpec, OptimizerSpec
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class OptimizerSettings:
+    """A torch optimizer by name with its keyword arguments."""
+
+    name: Literal["sgd", "adamw"]
+    arguments: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> OptimizerSpec:
+        """As the strategies take it."""
+        return OptimizerSpec(name=self.name, arguments=self.arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class DataSettings:
+    """Which dataset, which part of it, and where it is."""
+
+    name: str
+    root: Path
+    image_size: int
+    train_images: int | None = None
+    val_images: int | None = None
+    download: bool = False
+
+    def spec(self, *, seed: int) -> DataSpec:
+        """As the datasets take it."""
+        return DataSpec(
+            root=self.root,
+            image_size=self.image_size,
+            train_images=self.train_images,
+            val_images=self.val_images,
+            seed=seed,
+            download=self.download,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Job:
+    """One run of some ranks."""
+
+    case_id: str
+    purpose: Literal["measure", "warm_start", "prepare_data", "overhead"] = "measure"
+    """`warm_start` trains on the pretrain split and writes the weights; `prepare_data` makes the dataset's files;
+    `overhead` interleaves the harness's step with a bare loop's."""
+    ranks: int
+    """Processes to start."""
+    devices_per_process: int = 1
+    device_kind: Literal["cpu", "cuda"]
+    backend: Literal["gloo", "nccl"]
+    data: DataSettings
+    epochs: int
+    warmup_steps: int
+    measured_steps: int
+    """At least so many steps after warm-up are measured; if the epochs hold fewer, steps follow the last evaluation."""
+    optimizer: OptimizerSettings
+    loader_workers: int = 0
+    """Loader processes per rank; 0 loads in the rank itself."""
+    weights: Path | None = None
+    """State dict of the warm start to begin from, or, for `warm_start`, where to write it."""
+    pretrained: bool = False
+    """Whether public weights are looked for."""
+    seed: int = 0
+    cores: tuple[int, ...] = ()
+    """Cores to pin ranks to, on CPU: rank r to `cores[r % len(cores)]`; empty pins nothing."""
+    threads: int = 1
+    """Intra-operator threads per rank."""
+    plugins: tuple[str, ...] = ()
+    """Modules named by `--plugins`."""
+    asked_s: float = 0.0
+    """The parent's monotonic clock when it asked for the ranks."""
+    folder: Path
+    """Where each rank writes `rank<r>.json`, and where its logs are."""
+
+
+_ADAPTER = TypeAdapter(Job)
+
+
+def write(job: Job, path: Path) -> None:
+    """Write a job for its ranks to read.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    try:
+        path.write_bytes(_ADAPTER.dump_json(job))
+    except OSError as error:
+        raise StoreError(f"job file {path} cannot be written: {error.strerror}; free or change the folder") from error
+
+
+def read(path: Path) -> Job:
+    """Read a job.
+
+    Raises:
+        StoreError: the file cannot be read or is no job.
+    """
+    try:
+        return _ADAPTER.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise StoreError(f"job file {path} cannot be read: {error}") from error

@@ -1,0 +1,147 @@
+"""What the ranks of a job left behind: all their reports, or one failure that names the rank and the cause."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.errors import CannotRun, StoreError, WorkerFailed
+from harness.job import Job
+from harness.results import RankReport, read_report
+
+_TAIL_LINES = 25
+
+
+def environment(job_kind: str) -> dict[str, str]:
+    """Return the environment in which ranks start, whatever starts them."""
+    # Where this process finds its modules, the user's plug-ins among them, ranks find them too.
+    root = str(Path(__file__).resolve().parents[2])
+    settings = {
+        "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]),
+        "PYTHONUNBUFFERED": "1",
+        # Asks the driver, not the runtime, so that the fork server stays free of CUDA.
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        "DS_ACCELERATOR": job_kind,
+        # Nothing is fetched unless --download asks for it.
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if job_kind == "cpu":
+        # One thread a rank at every gpu_count; libraries read this once, when they are loaded.
+        settings |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return os.environ | settings
+
+
+def interpreter() -> str:
+    """Return the Python that ranks run under: this one."""
+    return sys.executable
+
+
+def collect(job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: float) -> Sequence[RankReport]:
+    """Return every rank's report.
+
+    Args:
+        job: what was run.
+        exits: exit status by rank, negative for a signal, as far as known.
+        timed_out: whether the ranks were ended because their time was over.
+        timeout_s: that time.
+
+    Raises:
+        WorkerFailed: some rank did not report; names the first rank that failed, why, where, and the end of its log.
+    """
+    reports: dict[int, RankReport] = {}
+    wrong: dict[int, str] = {}
+    for rank in range(job.ranks):
+        try:
+            reports[rank] = read_report(job.folder / f"rank{rank}.json")
+        except StoreError as error:
+            wrong[rank] = str(error)
+    failed = sorted(
+        ((r.failure.unix_time, rank) for rank, r in reports.items() if r.failure is not None), key=lambda pair: pair[0]
+    )
+    died = {rank: status for rank, status in exits.items() if status != 0 and rank in wrong}
+    if died and not timed_out:
+        # Before any reported failure: a rank that ends without a word makes its peers fail, and they can tell.
+        rank = min(died)
+        raise WorkerFailed(
+            f"{job.case_id}: rank {rank} of {job.ranks} {_ended(died[rank])} {_where(job, rank)}\n{_log(job, rank)}"
+        )
+    if failed:
+        first = reports[failed[0][1]]
+        assert first.failure is not None
+        if first.failure.kind == CannotRun.__name__:
+            raise CannotRun(first.failure.message)
+        raise WorkerFailed(_reported(job, first))
+    if timed_out:
+        raise WorkerFailed(_hung(job, sorted(wrong), timeout_s))
+    if wrong:
+        rank = min(wrong)
+        raise WorkerFailed(
+            f"{job.case_id}: rank {rank} of {job.ranks} left no valid report: {wrong[rank]}\n{_log(job, rank)}"
+        )
+    return [reports[rank] for rank in range(job.ranks)]
+
+
+def _reported(job: Job, report: RankReport) -> str:
+    failure = report.failure
+    assert failure is not None
+    where = f"{job.case_id}: rank {report.rank} of {job.ranks} failed during {failure.phase}"
+    if failure.expected:
+        return f"{where}: {failure.message}"
+    return f"{where}: {failure.kind}: {failure.message}\n{failure.traceback.rstrip()}"
+
+
+def _hung(job: Job, silent: Sequence[int], timeout_s: float) -> str:
+    ranks = ", ".join(str(rank) for rank in silent) or "none"
+    places = "\n".join(f"  rank {rank} {_where(job, rank)}" for rank in silent)
+    logs = "\n".join(_log(job, rank) for rank in silent)
+    return (
+        f"{job.case_id}: not finished after {timeout_s:g} s, so it was ended; no report from rank {ranks} of "
+        f"{job.ranks}; if it was only slow, give --case-timeout\n{places}\n{logs}"
+    )
+
+
+def _ended(status: int) -> str:
+    if status < 0:
+        try:
+            return f"was killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"was killed by signal {-status}"
+    return f"exited with status {status}"
+
+
+def _where(job: Job, rank: int) -> str:
+    place = read_progress(job.folder, rank)
+    if place is None:
+        return "before it started"
+    phase, epoch, epochs, step, steps = place
+    if steps:
+        return f"during {phase}, epoch {epoch} of {epochs}, step {step} of {steps}"
+    return f"during {phase}"
+
+
+def _log(job: Job, rank: int) -> str:
+    path = job.folder / f"rank{rank}.log"
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    if not lines:
+        return f"  rank {rank} wrote no log"
+    tail = "\n".join(f"  | {line}" for line in lines[-_TAIL_LINES:])
+    return f"  end of rank {rank}'s log ({len(lines)} lines):\n{tail}"
+
+
+def read_progress(folder: Path, rank: int) -> tuple[str, int, int, int, int] | None:
+    """Return phase, epoch, epochs, step and steps of a rank, or None where it has not started."""
+    try:
+        words = (folder / f"rank{rank}.progress").read_text().split()
+        phase, *numbers = words
+        epoch, epochs, step, steps = (int(number) for number in numbers)
+    except (OSError, ValueError):
+        return None
+    return phase, epoch, epochs, step, steps

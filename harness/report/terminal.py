@@ -1,0 +1,109 @@
+"""The table at the end of a run: one for each model, and in words what it was measured on."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from tabulate import tabulate
+
+from harness.case import Case
+from harness.host import Host
+from harness.pipeline import Outcome, reference_of
+from harness.plugins import Metric
+from harness.profiles import Profile
+from harness.results import Result
+
+_SHARED = "*"
+
+
+def render(
+    outcomes: Sequence[Outcome],
+    *,
+    extra: Mapping[str, Result],
+    metrics: Iterable[Metric],
+    profile: Profile,
+    host: Host,
+    compared: bool,
+) -> Iterator[str]:
+    """Yield the lines of the summary.
+
+    Args:
+        outcomes: what was run, in the order it ran.
+        extra: references that were run though no test asked for them.
+        metrics: all metrics; those with a value anywhere in a model's table get a column.
+        profile: the profile of the run.
+        host: the machine.
+        compared: whether there was a stored run to compare with.
+    """
+    ordered = sorted(metrics, key=lambda metric: metric.order)
+    by_model: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        by_model[outcome.case.model].append(outcome)
+    yield f"profile {profile.name}: {profile.about}"
+    yield f"machine {host.name}: {host.describe()}"
+    rows: list[tuple[Case, Result, Result | None, str]]
+    for model, of_model in by_model.items():
+        first = of_model[0].result
+        yield ""
+        yield f"{model} on {first.dataset}: {_amount(first)}"
+        yield f"  weights: {_weights([outcome.result for outcome in of_model])}"
+        rows = [(outcome.case, outcome.result, outcome.reference, outcome.verdict.word) for outcome in of_model]
+        for case_id, result in extra.items():
+            case = Case.parse(case_id)
+            if case.model == model and case not in {row[0] for row in rows}:
+                rows.append((case, result, result, "reference"))
+        yield from _table(rows, ordered, compared=compared)
+        yield from _notes(of_model)
+
+
+def _table(
+    rows: Sequence[tuple[Case, Result, Result | None, str]], metrics: Sequence[Metric], *, compared: bool
+) -> Iterator[str]:
+    values = [[metric.value(result, reference) for metric in metrics] for _, result, reference, _ in rows]
+    shown = [i for i in range(len(metrics)) if any(row[i] is not None for row in values)]
+    head = ["case", *(metrics[i].title for i in shown)] + (["verdict"] if compared else [])
+    cells = []
+    for (case, result, _, word), row in zip(rows, values, strict=True):
+        line = [_short(case) + (_SHARED if result.oversubscribed else "")]
+        for i in shown:
+            value = row[i]
+            line.append("n/a" if value is None else metrics[i].show(value))
+        cells.append(line + ([word] if compared else []))
+    align = ["left", *("right" for _ in shown)] + (["left"] if compared else [])
+    yield from tabulate(cells, headers=head, colalign=align, disable_numparse=True).splitlines()
+
+
+def _short(case: Case) -> str:
+    return case.id.removeprefix(f"{case.model}-")
+
+
+def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    if any(outcome.result.oversubscribed for outcome in outcomes):
+        yield f"  {_SHARED} more ranks than cores: it ran, but its timing says little and is not gated"
+    references = sorted({reference_of(outcome.case).id for outcome in outcomes if outcome.reference is not None})
+    if references:
+        yield f"  speedup against {', '.join(references)}; effic. = speedup / GPUs (batch per GPU kept: weak scaling)"
+    for note, count in Counter(outcome.reference_note for outcome in outcomes if outcome.reference_note).items():
+        yield f"  {note}" + (f" ({count} cases)" if count > 1 else "")
+
+
+def _amount(result: Result) -> str:
+    lead = result.lead
+    epochs = len(lead.epochs)
+    trained = lead.parameters and f", {lead.parameters / 1e6:.1f} M parameters"
+    size = result.settings["image_size"]
+    return (
+        f"{lead.train_images} training and {lead.val_images} validation images"
+        f"{f' of {size}x{size} pixels' if size else ''}, {epochs} epoch{'s' if epochs != 1 else ''}{trained or ''}"
+    )
+
+
+def _weights(results: Sequence[Result]) -> str:
+    return "; ".join(sorted({result.lead.weights for result in results})) or "n/a"
+
+
+def skipped(reasons: Iterable[str]) -> Iterator[str]:
+    """Yield one line for each reason cases were skipped for, with their number, the most frequent first."""
+    for reason, count in Counter(reasons).most_common():
+        yield f"  {count:3d} x {reason}"

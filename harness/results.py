@@ -1,0 +1,191 @@
+"""Every stored record, and JSON both ways: raw samples and facts only; whatever can be derived is derived on reading.
+
+Schema history:
+    1  first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from harness.errors import StoreError
+
+SCHEMA = 1
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class EpochReport:
+    """One epoch of training as one rank saw it."""
+
+    seconds: float
+    """From before the first batch was asked for to after the last step; evaluation is not in it."""
+    steps: int
+    scores: dict[str, float] | None = None
+    """Validation after the epoch, over all ranks; rank 0 alone holds it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Memory:
+    """Peaks of one rank's device, bytes; None where the device has no such figure."""
+
+    peak_allocated_bytes: int | None = None
+    """CUDA: torch's allocator, since before the model was built."""
+    peak_reserved_bytes: int | None = None
+    """CUDA: what the allocator held."""
+    peak_resident_bytes: int | None = None
+    """CPU: peak resident set of the rank above its state before the model was built."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Failure:
+    """Why a rank did not finish."""
+
+    kind: str
+    """Name of the exception's class."""
+    message: str
+    phase: str
+    """What the rank was doing: start, data, build, shard, train, evaluate or report."""
+    traceback: str
+    expected: bool
+    """Whether it is one of this suite's own errors, which need no traceback to be understood."""
+    unix_time: float
+    """When it happened, so that the first of several ranks can be named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class RankReport:
+    """What one rank measured."""
+
+    schema_version: Literal[1] = 1
+    rank: int
+    world_size: int
+    device: str
+    device_name: str
+    cores: tuple[int, ...] = ()
+    threads: int = 1
+    failure: Failure | None = None
+    step_s: tuple[float, ...] = ()
+    """Boundary to boundary of every step, warm-up included."""
+    data_wait_s: tuple[float, ...] = ()
+    """Of each step, the seconds spent waiting for its batch."""
+    loss: tuple[float, ...] = ()
+    """This rank's mean loss of each step."""
+    warmup_steps: int = 0
+    """So many steps at the start are not measured."""
+    epochs: tuple[EpochReport, ...] = ()
+    memory: Memory = field(default_factory=Memory)
+    phases_s: dict[str, float] = field(default_factory=dict)
+    """Seconds of each phase, from the moment the parent asked for the ranks."""
+    parameters: int | None = None
+    """Of the unsharded model."""
+    trained_parameters: int | None = None
+    weights: str = ""
+    """Where the weights the training began from came from."""
+    train_images: int | None = None
+    val_images: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What a job of another purpose than `measure` has to say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Result:
+    """One measured case."""
+
+    schema_version: Literal[1] = 1
+    case_id: str
+    profile: str
+    identity: str
+    """Digest of everything that makes two results comparable apart from the machine: case, profile settings, data."""
+    dataset: str
+    settings: dict[str, Any]
+    """The profile's settings for the model, as resolved."""
+    host: str
+    launcher: str
+    versions: dict[str, str]
+    """Of Python and of every library that has a part in the figures."""
+    oversubscribed: bool
+    """Whether ranks shared cores, so that the timing says little."""
+    wall_s: float
+    """From asking for the ranks to holding their reports."""
+    started_unix_s: float
+    ranks: tuple[RankReport, ...]
+
+    @property
+    def lead(self) -> RankReport:
+        """The report of rank 0."""
+        return self.ranks[0]
+
+    @property
+    def step_s(self) -> tuple[float, ...]:
+        """Seconds of every measured step: the slowest rank of each."""
+        warm = self.lead.warmup_steps
+        return tuple(max(step) for step in zip(*(r.step_s[warm:] for r in self.ranks), strict=True))
+
+
+_REPORT: TypeAdapter[RankReport] = TypeAdapter(RankReport)
+_RESULT: TypeAdapter[Result] = TypeAdapter(Result)
+
+
+def write_report(report: RankReport, path: Path) -> None:
+    """Write a rank's report so that a reader sees all of it or none.
+
+    Raises:
+        StoreError: the file cannot be written, for example because the disk is full.
+    """
+    part = path.with_suffix(".part")
+    try:
+        part.write_bytes(_REPORT.dump_json(report))
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(f"report {path} cannot be written: {error.strerror}; free or change the folder") from error
+
+
+def read_report(path: Path) -> RankReport:
+    """Read a rank's report.
+
+    Raises:
+        StoreError: the file is missing, truncated, or holds something else.
+    """
+    try:
+        return _REPORT.validate_json(path.read_bytes())
+    except OSError as error:
+        raise StoreError(f"no report {path.name}: {error.strerror}") from error
+    except ValidationError as error:
+        raise StoreError(f"report {path.name} is no report: {_first(error)}") from error
+
+
+def result_to_json(result: Result) -> dict[str, Any]:
+    """Return the result as plain JSON values."""
+    dumped: dict[str, Any] = _RESULT.dump_python(result, mode="json")
+    return dumped
+
+
+def result_from_json(data: Any, *, where: str) -> Result:
+    """Return the result that plain JSON values hold; `where` names their file in messages.
+
+    Raises:
+        StoreError: another schema, or not a result.
+    """
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA:
+        raise StoreError(
+            f"{where} holds a result of schema {version!r}; this suite reads schema {SCHEMA}: "
+            "record it again with --benchmark-save"
+        )
+    try:
+        return _RESULT.validate_python(data)
+    except ValidationError as error:
+        raise StoreError(f"{where} holds no valid result: {_first(error)}") from error
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place or 'top level'}: {first['msg']}"

@@ -1,0 +1,200 @@
+"""What a rank can be started for: to measure a case, to train a warm start, to make a dataset's files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from harness.case import Case
+from harness.errors import StoreError
+from harness.job import Job
+from harness.plugins import BuiltModel, Dataset, Model, ModelSpec, Registry, Split, Strategy, Trainee, Workload, World
+from harness.results import EpochReport, Memory
+from harness.worker.evaluation import evaluate
+from harness.worker.loading import TrainingData, ValidationData
+from harness.worker.process import Progress, ResidentPeak
+from harness.worker.training import LOSSES, TrainingLoop
+
+_NOTHING = Registry(strategies={}, models={}, datasets={}, metrics={}, launchers={})
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """What a purpose works with."""
+
+    job: Job
+    case: Case
+    world: World
+    phases: Callable[[str], AbstractContextManager[None]]
+    progress: Progress
+    registry: Registry = field(default=_NOTHING)
+
+    @property
+    def strategy(self) -> Strategy:
+        """The case's strategy."""
+        return self.registry.find("strategies", self.case.strategy)  # type: ignore[no-any-return]
+
+    @property
+    def model(self) -> Model:
+        """The case's model."""
+        return self.registry.find("models", self.case.model)  # type: ignore[no-any-return]
+
+    @property
+    def dataset(self) -> Dataset:
+        """The job's dataset."""
+        return self.registry.find("datasets", self.job.data.name)  # type: ignore[no-any-return]
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of one batch of this rank."""
+        return self.case.batch_size * self.job.devices_per_process
+
+    def open(self, split: Split) -> Any:
+        """Return the torch dataset of a split."""
+        return self.dataset.open(self.job.data.spec(seed=self.job.seed), split)
+
+    def training_data(self, split: Split) -> TrainingData:
+        """Return the training batches of this rank."""
+        return TrainingData(
+            self.open(split),
+            self.world,
+            kind=self.model.input,
+            batch_size=self.batch_size,
+            seed=self.job.seed,
+            workers=self.job.loader_workers,
+        )
+
+    def build(self) -> BuiltModel:
+        """Return the model, the same on every rank."""
+        torch.manual_seed(self.job.seed)
+        built = self.model.build(
+            ModelSpec(
+                classes=self.dataset.classes,
+                image_size=self.job.data.image_size,
+                weights=self.job.weights if self.job.purpose != "warm_start" else None,
+                pretrained=self.job.pretrained,
+            )
+        )
+        built.module.to(self.world.device)
+        return built
+
+    def shard(self, built: BuiltModel) -> Trainee:
+        """Return the model as the strategy trains it."""
+        workload = Workload(
+            module=built.module,
+            loss=LOSSES[self.model.input],
+            optimizer=self.job.optimizer.spec,
+            blocks=built.blocks,
+            batch_size=self.case.batch_size,
+        )
+        trainee = self.strategy.shard(workload, self.world)
+        # Building consumed equal random numbers on every rank; from here each rank draws its own.
+        torch.manual_seed(self.job.seed + 1 + self.world.rank)
+        return trainee
+
+
+def measure(context: Context) -> dict[str, Any]:
+    """Train and evaluate a case, and return the fields of its report."""
+    job, world, phases = context.job, context.world, context.phases
+    with phases("data"):
+        train = context.training_data("train")
+        validation = ValidationData(
+            context.open("val"),
+            world,
+            kind=context.model.input,
+            batch_size=context.batch_size,
+            workers=job.loader_workers,
+        )
+    score = [
+        metric.score
+        for metric in context.registry.metrics.values()
+        if metric.scores is context.model.input and metric.score is not None
+    ]
+    peak = ResidentPeak()
+    if world.on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    with phases("build"):
+        built = context.build()
+        counts = _parameter_counts(built)
+    with phases("shard"):
+        trainee = context.shard(built)
+    loop = TrainingLoop(trainee, device=world.device, progress=context.progress)
+    epochs = []
+    for epoch in range(job.epochs):
+        with phases("train"):
+            began = time.monotonic()
+            loop.stretch(train.epoch(epoch), steps=train.steps_per_epoch, epoch=epoch + 1, epochs=job.epochs)
+            seconds = time.monotonic() - began
+        with phases("evaluate"):
+            scores = evaluate(trainee.module, validation, world, kind=context.model.input, score=score)
+        epochs.append(EpochReport(seconds=seconds, steps=train.steps_per_epoch, scores=scores))
+    with phases("train"):
+        missing = job.warmup_steps + job.measured_steps - len(loop.data_wait_s)
+        if missing > 0:
+            loop.stretch(train.endless(job.epochs), steps=missing)
+    return {
+        "step_s": tuple(loop.clock.step_s()),
+        "data_wait_s": tuple(loop.data_wait_s),
+        "loss": tuple(loop.losses()),
+        "warmup_steps": job.warmup_steps,
+        "epochs": tuple(epochs),
+        "memory": Memory(
+            peak_allocated_bytes=torch.cuda.max_memory_allocated() if world.on_cuda else None,
+            peak_reserved_bytes=torch.cuda.max_memory_reserved() if world.on_cuda else None,
+            peak_resident_bytes=None if world.on_cuda else peak.peak_bytes(),
+        ),
+        "weights": built.weights,
+        "train_images": len(train.dataset),  # type: ignore[arg-type]
+        "val_images": len(validation.dataset),  # type: ignore[arg-type]
+        **counts,
+    }
+
+
+def warm_start(context: Context) -> dict[str, Any]:
+    """Train on the pretrain split and write the plain module's weights, all or nothing."""
+    job = context.job
+    if job.weights is None:
+        raise StoreError("a warm start needs a file to write its weights to")
+    with context.phases("data"):
+        train = context.training_data("pretrain")
+    with context.phases("build"):
+        built = context.build()
+    with context.phases("shard"):
+        trainee = context.shard(built)
+    loop = TrainingLoop(trainee, device=context.world.device, progress=context.progress)
+    with context.phases("train"):
+        for epoch in range(job.epochs):
+            loop.stretch(train.epoch(epoch), steps=train.steps_per_epoch, epoch=epoch + 1, epochs=job.epochs)
+        state = trainee.full_state()
+    if context.world.rank == 0:
+        part = job.weights.with_suffix(f".{os.getpid()}.part")
+        try:
+            torch.save(state, part)
+            part.replace(job.weights)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            raise StoreError(
+                f"warm start {job.weights} cannot be written: {error}; free or change the cache"
+            ) from error
+    return {"loss": tuple(loop.losses())}
+
+
+def prepare_data(context: Context) -> dict[str, Any]:
+    """Make and verify the dataset's files."""
+    with context.phases("data"):
+        context.dataset.prepare(context.job.data.spec(seed=context.job.seed))
+    return {}
+
+
+def _parameter_counts(built: BuiltModel) -> dict[str, int]:
+    parameters = list(built.module.parameters())
+    return {
+        "parameters": sum(p.numel() for p in parameters),
+        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+    }

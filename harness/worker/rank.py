@@ -1,0 +1,144 @@
+"""One rank from start to report.
+
+`main` is the whole life of a rank: read the job, join the others, build, shard, train, evaluate, report. Whatever goes
+wrong ends in the rank's report file, with the phase it happened in; the parent does the rest.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from harness import job as jobs
+from harness.case import Case
+from harness.errors import CannotRun, HarnessError
+from harness.job import Job
+from harness.plugins import World, discover
+from harness.results import Failure, RankReport, write_report
+from harness.worker import process
+from harness.worker.overhead import overhead
+from harness.worker.purposes import Context, measure, prepare_data, warm_start
+
+_PURPOSES = {"measure": measure, "warm_start": warm_start, "prepare_data": prepare_data, "overhead": overhead}
+
+
+class Phases:
+    """Seconds of each phase of a rank, and which one it is in."""
+
+    def __init__(self, asked_s: float, progress: process.Progress) -> None:
+        self.seconds = {"start": time.monotonic() - asked_s}
+        self._progress = progress
+        self.current = "start"
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Account the block to a phase; phases of one name add up."""
+        began = time.monotonic()
+        outer, self.current = self.current, name
+        self._progress.phase = name
+        self._progress.show()
+        yield
+        # On an exception `current` keeps the name, so that the failure can tell it.
+        self.current = outer
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+def main(job_file: str) -> None:
+    """Be the rank that RANK, LOCAL_RANK and WORLD_SIZE name; exits with 1 after writing a failure."""
+    process.die_with_parent()
+    job = jobs.read(Path(job_file))
+    rank = int(os.environ["RANK"])
+    process.log_to(job.folder / f"rank{rank}.log")
+    progress = process.Progress(job.folder / f"rank{rank}.progress")
+    phases = Phases(job.asked_s, progress)
+    report = _report(job, rank, phases, progress)
+    with phases("report"):
+        write_report(report, job.folder / f"rank{rank}.json")
+    if dist.is_initialized() and report.failure is None:
+        dist.destroy_process_group()
+    if report.failure is not None:
+        # At once: a peer may wait for this rank in a collective, and an orderly end could wait for the peer.
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _report(job: Job, rank: int, phases: Phases, progress: process.Progress) -> RankReport:
+    try:
+        with phases("join"):
+            cores = process.pin(job.cores, int(os.environ["LOCAL_RANK"]))
+            world = _join(job)
+        context = Context(job=job, case=Case.parse(job.case_id), world=world, phases=phases, progress=progress)
+        with phases("plugins"):
+            context.registry = discover(job.plugins)
+            _import_required(context)
+        report = _PURPOSES[job.purpose](context)
+        return RankReport(
+            rank=world.rank,
+            world_size=world.size,
+            device=world.device,
+            device_name=torch.cuda.get_device_name() if world.on_cuda else "cpu",
+            cores=cores,
+            threads=torch.get_num_threads(),
+            phases_s=phases.seconds,
+            **report,
+        )
+    except Exception as error:
+        traceback.print_exc()
+        return RankReport(
+            rank=rank,
+            world_size=job.ranks,
+            device=job.device_kind,
+            device_name="",
+            phases_s=phases.seconds,
+            failure=Failure(
+                kind=type(error).__name__,
+                message=str(error),
+                phase=phases.current,
+                traceback=traceback.format_exc(),
+                expected=isinstance(error, HarnessError),
+                unix_time=time.time(),
+            ),
+        )
+
+
+def _join(job: Job) -> World:
+    rank, local_rank, size = (int(os.environ[key]) for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    torch.set_num_threads(job.threads)
+    device = "cpu"
+    if job.device_kind == "cuda":
+        device = f"cuda:{local_rank}"
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        job.backend,
+        timeout=datetime.timedelta(minutes=30),  # the case's own timeout ends it earlier and says more
+        device_id=torch.device(device) if job.backend == "nccl" else None,
+    )
+    return World(
+        rank=rank,
+        local_rank=local_rank,
+        size=size,
+        device=device,
+        backend=job.backend,
+        devices_per_process=job.devices_per_process,
+    )
+
+
+def _import_required(context: Context) -> None:
+    for owner in (context.strategy, context.model):
+        for name in owner.requires:
+            try:
+                importlib.import_module(name)
+            except Exception as error:
+                raise CannotRun(
+                    f"{owner.name} needs {name}, which cannot be imported here: {type(error).__name__}: {error}"
+                ) from error
