@@ -1,0 +1,52 @@
+"""Replicating strategies of torch: `dp` from one process and `ddp` from one process per GPU.
+
+Buffers, alike for every strategy of this suite: no strategy synchronises them while training. Each rank keeps the
+BatchNorm statistics of its own batches, and the harness averages them over the ranks before an evaluation. `dp` has one
+rank, whose statistics are those of its first GPU's share of the batch: the other replicas' are lost with each step.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from harness.plugins import InputKind, Processes, Strategy, Trainee, Workload, World
+from harness.strategies._eager import eager_trainee, plain_state
+
+
+def _dp(workload: Workload, world: World) -> Trainee:
+    from torch import nn
+
+    module = nn.DataParallel(workload.module, device_ids=list(range(world.devices_per_process)))
+    optimizer = workload.optimizer.make(module.parameters())
+    return eager_trainee(workload, module, optimizer, lambda: plain_state(workload.module))
+
+
+def _ddp(workload: Workload, world: World) -> Trainee:
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    with warnings.catch_warnings():
+        # torch 2.13 renamed broadcast_buffers and warns of it; 2.11 does not know the new name yet.
+        warnings.simplefilter("ignore", FutureWarning)
+        module = DistributedDataParallel(
+            workload.module,
+            device_ids=[torch.device(world.device)] if world.on_cuda else None,
+            broadcast_buffers=False,
+        )
+    optimizer = workload.optimizer.make(module.parameters())
+    return eager_trainee(workload, module, optimizer, lambda: plain_state(workload.module))
+
+
+DP = Strategy(
+    name="dp",
+    shard=_dp,
+    processes=Processes.ONE,
+    accepts=frozenset({InputKind.IMAGES}),
+    cannot_split="nn.DataParallel cuts every tensor along its first dimension, which of a list of detection images "
+    "is the colour channels",
+    devices=frozenset({"cuda"}),
+    needs_device="nn.DataParallel replicates over CUDA GPUs; on a machine without CUDA there is nothing to "
+    "replicate over.",
+)
+
+DDP = Strategy(name="ddp", shard=_ddp)

@@ -1,0 +1,109 @@
+"""FairScale's strategies: `fairscale_fsdp` (FullyShardedDataParallel) and `fairscale_sdp` (OSS and sharded DDP)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from harness.plugins import Strategy, Trainee, Workload, World
+from harness.strategies._eager import eager_trainee, plain_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+
+def _fsdp(workload: Workload, world: World) -> Trainee:
+    import torch
+    from fairscale.nn.data_parallel import FullyShardedDataParallel
+
+    if not world.on_cuda:
+        _give_null_streams()
+
+    def wrap(unit: nn.Module) -> Any:
+        mixed = len({p.requires_grad for p in unit.parameters() if not hasattr(p, "_is_sharded")}) > 1
+        return FullyShardedDataParallel(
+            unit,
+            flatten_parameters=not mixed,
+            mixed_precision=False,
+            # FairScale's buckets reduce-scatter a matrix, which gloo refuses; NCCL takes it.
+            bucket_cap_mb=25 if world.on_cuda else 0,
+            compute_device=torch.device(world.device),
+            state_dict_device=torch.device("cpu"),
+            state_dict_on_rank_0_only=True,
+        )
+
+    _wrap_units(workload.module, workload.blocks, wrap)
+    module = wrap(workload.module)
+    if not all(parameter.requires_grad for parameter in module.params):
+        # The outermost unit never frees a gathered frozen parameter, and its state_dict then fails: let it be empty.
+        module = wrap(module)
+    optimizer = workload.optimizer.make(module.parameters())
+    return eager_trainee(workload, module, optimizer, module.state_dict)
+
+
+def _wrap_units(
+    parent: nn.Module,
+    blocks: tuple[type[nn.Module], ...],
+    wrap: Callable[[nn.Module], nn.Module],
+    frozen_parent: bool = False,
+) -> None:
+    """Replace every block below `parent` by its wrapped self, and so the largest wholly frozen modules.
+
+    FairScale flattens a unit's parameters into one tensor, which is either trained or frozen: frozen modules that sit
+    among trained ones have to be units of their own.
+    """
+    for name, child in list(parent.named_children()):
+        frozen = not any(parameter.requires_grad for parameter in child.parameters())
+        _wrap_units(child, blocks, wrap, frozen)
+        loose = any(not hasattr(parameter, "_is_sharded") for parameter in child.parameters())
+        if isinstance(child, blocks) or (frozen and not frozen_parent and loose):
+            setattr(parent, name, wrap(child))
+
+
+def _give_null_streams() -> None:
+    """Let FairScale's FSDP module see a CUDA that does nothing, since it uses streams without asking for a device."""
+    import torch
+    from fairscale.nn.data_parallel import fully_sharded_data_parallel
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        Stream=lambda: stream,
+        stream=contextlib.nullcontext,
+        current_stream=lambda: stream,
+        synchronize=lambda: None,
+    )
+    fully_sharded_data_parallel.torch = SimpleNamespace(**{**vars(torch), "cuda": cuda})
+    # A method of tensors, so it cannot be hidden in that module alone; no CPU tensor has one that works.
+    torch.Tensor.record_stream = lambda tensor, stream: None  # type: ignore[assignment, method-assign]
+
+
+def _sdp(workload: Workload, world: World) -> Trainee:
+    from fairscale.nn.data_parallel import ShardedDataParallel
+    from fairscale.optim.oss import OSS
+
+    trained = [parameter for parameter in workload.module.parameters() if parameter.requires_grad]
+    optimizer = OSS(trained, optim=workload.optimizer.factory, **workload.optimizer.arguments)
+    module = ShardedDataParallel(
+        workload.module,
+        optimizer,
+        broadcast_buffers=False,
+        warn_on_trainable_params_changed=False,  # it takes every change between training and evaluation for one
+    )
+    return eager_trainee(
+        workload,
+        module,
+        optimizer,
+        full_state=lambda: plain_state(workload.module),
+        # Gradients are views of its buckets: the optimizer's zero_grad would cut them off.
+        zero_grad=functools.partial(module.zero_grad, set_to_none=True),
+    )
+
+
+FAIRSCALE_FSDP = Strategy(name="fairscale_fsdp", shard=_fsdp, requires=("fairscale",))
+
+FAIRSCALE_SDP = Strategy(name="fairscale_sdp", shard=_sdp, requires=("fairscale",))
