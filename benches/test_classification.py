@@ -1,7 +1,7 @@
 """Image classifiers under every strategy."""
 
 from harness.plugins import InputKind
-from harness.pytest_plugin import Grid
+from harness.suite import Grid
 
 GRID = Grid(input=InputKind.IMAGES)
 

@@ -1,7 +1,7 @@
 """Object detectors under every strategy."""
 
 from harness.plugins import InputKind
-from harness.pytest_plugin import Grid
+from harness.suite import Grid
 
 GRID = Grid(input=InputKind.DETECTION)
 

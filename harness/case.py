@@ -104,9 +104,10 @@ class Case:
             CaseError: the text is no id, or spells a case in another way than its id.
         """
         match = _ID.fullmatch(text)
-        if not match:
+        # An id is the name of a folder too, so a longer one is none; nor could Python read a number of 5000 digits.
+        if not match or len(text) > 200:
             raise CaseError(
-                f"{text!r} is no case id; an id reads <model>-<strategy>-<n>gpu-bs<b>[-<option>...], "
+                f"{text[:200]!r} is no case id; an id reads <model>-<strategy>-<n>gpu-bs<b>[-<option>...], "
                 "for example resnet18-ddp-2gpu-bs32"
             )
         options: dict[str, Any] = {}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from harness.case import Case
 from harness.host import Host
-from harness.plugins import Registry
 from harness.profiles import ModelSettings
+from harness.registry import Registry
 
 
 def why_not(
@@ -27,7 +27,7 @@ def why_not(
     for owner in (strategy, model):
         for name in owner.requires:
             if find_spec(name) is None:
-                return f"{owner.name} needs the package {name}, which is not installed: pip install {name}"
+                return f"{owner.name} needs {name}, which is not installed: pip install -e . installs all it needs"
     if case.gpu_count > host.most_ranks:
         kind = "GPUs" if host.gpus else "ranks"
         return (

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -108,14 +109,31 @@ def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
             Gpu(name=_text(pynvml.nvmlDeviceGetName(h)), memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(h).total))
             for h in handles
         )
+        uuids = [_text(pynvml.nvmlDeviceGetUUID(h)) for h in handles]
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
     finally:
         pynvml.nvmlShutdown()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        # Indices alone are counted; a UUID names one device as well.
-        found = found[: len([entry for entry in visible.split(",") if entry.strip() not in ("", "-1")])]
-    return found, driver
+    return _visible(found, uuids), driver
+
+
+def _visible(gpus: tuple[Gpu, ...], uuids: Sequence[str]) -> tuple[Gpu, ...]:
+    """Return the GPUs that CUDA will see: those CUDA_VISIBLE_DEVICES lists, up to the first entry that names none."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return gpus
+    if listed.startswith("MIG-"):
+        return gpus[:1]  # of slices CUDA uses one
+    seen: list[int] = []
+    for entry in (entry.strip() for entry in listed.split(",")):
+        named = [
+            index
+            for index, uuid in enumerate(uuids)
+            if entry == str(index) or (entry.startswith("GPU-") and uuid.startswith(entry))
+        ]
+        if len(named) != 1 or named[0] in seen:
+            break
+        seen += named
+    return tuple(gpus[index] for index in seen)
 
 
 def _text(value: str | bytes) -> str:

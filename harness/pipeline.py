@@ -22,8 +22,9 @@ from harness.errors import DataError, HarnessError, StoreError
 from harness.gate.limits import Verdict, judge
 from harness.host import Host
 from harness.job import DataSettings, Job
-from harness.plugins import Model, Processes, Registry, Session
+from harness.plugins import Model, Processes, Session
 from harness.profiles import ModelSettings, Profile
+from harness.registry import Registry
 from harness.results import RankReport, Result
 from harness.store import Stored
 

@@ -1,23 +1,15 @@
-"""What a Strategy, Model, Dataset, Metric and Launcher is, and how the files that define them are found.
+"""What a Strategy, Model, Dataset, Metric and Launcher is.
 
-The folder is the registry: every module-level value of the right type in `harness/<kind>/*.py` counts, and so does
-every one in a module named by `--plugins`. Nothing here imports torch, and no plug-in module may do so when imported.
+Nothing here imports torch, and no module that defines one may do so when imported: only its functions, in a rank.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-from harness.errors import PluginError, unknown
 
 if TYPE_CHECKING:
     import torch
@@ -286,105 +278,3 @@ class Launcher:
     name: str
     open: Callable[[Host, Path], Session]
     """Given the host and a folder for logs and reports."""
-
-
-# ------------------------------------------------------------------------------------------------- discovery
-
-_KINDS: dict[str, type] = {
-    "strategies": Strategy,
-    "models": Model,
-    "datasets": Dataset,
-    "metrics": Metric,
-    "launchers": Launcher,
-}
-_NOUNS = {
-    "strategies": "strategy",
-    "models": "model",
-    "datasets": "dataset",
-    "metrics": "metric",
-    "launchers": "launcher",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registry:
-    """Everything that can be named, by name."""
-
-    strategies: Mapping[str, Strategy]
-    models: Mapping[str, Model]
-    datasets: Mapping[str, Dataset]
-    metrics: Mapping[str, Metric]
-    launchers: Mapping[str, Launcher]
-
-    def find(self, kind: str, name: str) -> Any:
-        """Return the plug-in of that kind and name.
-
-        Raises:
-            PluginError: there is none; the message suggests the nearest name.
-        """
-        named = getattr(self, kind)
-        if name not in named:
-            raise PluginError(unknown(_NOUNS[kind], name, named))
-        return named[name]
-
-
-def discover(extra: Sequence[str] = ()) -> Registry:
-    """Import every plug-in module and return what they define.
-
-    Args:
-        extra: names of further modules, as given to `--plugins`; they may define plug-ins of any kind.
-
-    Raises:
-        PluginError: a module fails to import, or two plug-ins of a kind have one name; the message names the file.
-    """
-    # A user's module is looked for in the folder the run was started in, too.
-    if extra and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    found: dict[str, dict[str, Any]] = {kind: {} for kind in _KINDS}
-    origin: dict[tuple[str, str], str] = {}
-    for kind in _KINDS:
-        folder = Path(__file__).parent / kind
-        for info in sorted(pkgutil.iter_modules([str(folder)]), key=lambda i: i.name):
-            module = _load(f"harness.{kind}.{info.name}")
-            _collect(module, {kind: _KINDS[kind]}, found, origin)
-    for name in extra:
-        _collect(_load(name), _KINDS, found, origin)
-    return Registry(**{kind: dict(sorted(named.items())) for kind, named in found.items()})
-
-
-def _load(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise PluginError(
-            f"plug-in module {name} cannot be imported: {type(error).__name__}: {error}; mend {_file_of(name)}"
-        ) from error
-
-
-def _file_of(name: str) -> str:
-    try:
-        spec = find_spec(name)
-    except (ImportError, ValueError):
-        spec = None
-    return spec.origin if spec and spec.origin else f"the name {name!r}, or the folder it is searched in"
-
-
-def _collect(
-    module: ModuleType,
-    kinds: Mapping[str, type],
-    found: dict[str, dict[str, Any]],
-    origin: dict[tuple[str, str], str],
-) -> None:
-    for kind, type_ in kinds.items():
-        for value in vars(module).values():
-            for plugin in value if isinstance(value, tuple) else (value,):
-                if not isinstance(plugin, type_):
-                    continue
-                name = plugin.name  # type: ignore[attr-defined]
-                here = str(module.__file__)
-                if found[kind].get(name, plugin) is not plugin:
-                    raise PluginError(
-                        f"two plug-ins in {kind} are named {name!r}: {origin[kind, name]} and {here}; rename one"
-                    )
-                found[kind][name] = plugin
-                origin[kind, name] = here

@@ -10,9 +10,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from harness.errors import ProfileError, unknown
@@ -21,13 +21,16 @@ from harness.plugins import Model
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+_Count = Annotated[int, Field(ge=0)]
+_Positive = Annotated[int, Field(ge=1)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class WarmStart:
     """Weights trained once per machine on images that no case trains or validates on, and cached."""
 
-    epochs: int
-    batch_size: int
+    epochs: _Positive
+    batch_size: _Positive
     """Over all ranks."""
     optimizer: OptimizerSettings
 
@@ -40,17 +43,17 @@ class ModelSettings:
     """Used when `--data-root` is given."""
     embedded: str | None = None
     """Used without `--data-root`; None where the profile means real data only."""
-    image_size: int
+    image_size: _Count
     """Pixels; 0 keeps each image's own size, for detection."""
-    train_images: int | None = None
-    val_images: int | None = None
-    epochs: int
-    warmup_steps: int
-    measured_steps: int
-    batch_sizes: tuple[int, ...]
+    train_images: _Positive | None = None
+    val_images: _Positive | None = None
+    epochs: _Positive
+    warmup_steps: _Count
+    measured_steps: _Positive
+    batch_sizes: tuple[_Positive, ...]
     """Batches per GPU, one case each."""
     optimizer: OptimizerSettings
-    loader_workers: int = 0
+    loader_workers: _Count = 0
     in_default_matrix: bool = True
     """Whether a run that does not name the model includes it."""
     pretrained: bool = False
@@ -123,5 +126,6 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         # An optimizer is one thing: half of one and half of another would be neither.
-        merged[key] = _merge(base[key], value) if key == "warm_start" and key in base else value
+        both = key == "warm_start" and isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merge(base[key], value) if both else value
     return merged

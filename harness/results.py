@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from harness.errors import StoreError
@@ -18,6 +18,9 @@ from harness.errors import StoreError
 SCHEMA = 1
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+# A message may hold the name of a file that is no valid Unicode, which JSON cannot.
+_Text = Annotated[str, AfterValidator(lambda text: text.encode(errors="backslashreplace").decode())]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
@@ -49,10 +52,10 @@ class Failure:
 
     kind: str
     """Name of the exception's class."""
-    message: str
+    message: _Text
     phase: str
     """What the rank was doing: start, data, build, shard, train, evaluate or report."""
-    traceback: str
+    traceback: _Text
     expected: bool
     """Whether it is one of this suite's own errors, which need no traceback to be understood."""
     unix_time: float
@@ -116,6 +119,10 @@ class Result:
     """From asking for the ranks to holding their reports."""
     started_unix_s: float
     ranks: tuple[RankReport, ...]
+
+    def __post_init__(self) -> None:
+        if len({len(rank.step_s) for rank in self.ranks}) != 1:
+            raise ValueError("it must hold at least one rank, and as many steps of each")
 
     @property
     def lead(self) -> RankReport:

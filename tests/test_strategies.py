@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.plugins import InputKind, OptimizerSpec, Strategy, Workload, World, discover
+from harness.plugins import InputKind, OptimizerSpec, Strategy, Workload, World
+from harness.registry import discover
 from tests.ranks import run_ranks
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ def step_s(result: Result, reference: Result | None = None) -> float | None:
 
 
 def images_per_s(result: Result, reference: Result | None = None) -> float | None:
-    """Return the global batch over the step time."""
+    """Return the global batch over the step time; None without steps, or with steps that took no time."""
     step = step_s(result)
-    return None if step is None else Case.parse(result.case_id).global_batch_size / step
+    return None if not step else Case.parse(result.case_id).global_batch_size / step
 
 
 def speedup(result: Result, reference: Result | None) -> float | None:
@@ -26,7 +26,7 @@ def speedup(result: Result, reference: Result | None) -> float | None:
     if reference is None:
         return None
     own, base = images_per_s(result), images_per_s(reference)
-    return None if own is None or base is None else own / base
+    return None if own is None or not base else own / base
 
 
 def efficiency(result: Result, reference: Result | None) -> float | None:

@@ -46,7 +46,7 @@ class ProgressLine:
             now = time.monotonic()
             place = read_progress(folder, 0)
             text = describe(f"{self.prefix}{title}", place, stretch.rate(place, now), now - began)
-            width = os.get_terminal_size(self._stream.fileno()).columns
+            width = os.get_terminal_size(self._stream.fileno()).columns or 80  # 0 is a terminal that does not know
             # A fresh line below pytest's, so that its dots stay as they are.
             self._stream.write(("" if opened else "\n") + "\r\x1b[K" + text[: width - 1])
             self._stream.flush()

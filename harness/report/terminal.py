@@ -70,8 +70,11 @@ def _table(
             value = row[i]
             line.append("n/a" if value is None else metrics[i].show(value))
         cells.append(line + ([word] if compared else []))
+    # The rule is a row of its own: under a head of its own, tabulate makes every column two wider than it need be.
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    rule = ["-" * width for width in widths]
     align = ["left", *("right" for _ in shown)] + (["left"] if compared else [])
-    yield from tabulate(cells, headers=head, colalign=align, disable_numparse=True).splitlines()
+    yield from tabulate([head, rule, *cells], tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
 
 
 def _short(case: Case) -> str:

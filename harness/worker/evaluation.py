@@ -41,7 +41,6 @@ def evaluate(
     """
     predict = _PREDICT[kind]
     predictions: list[Any] = []
-    was_training = module.training
     average_buffers(module, world)
     module.eval()
     with torch.no_grad():
@@ -49,7 +48,7 @@ def evaluate(
             found = predict(module, to_device(batch, world.device))
             # A rank that has run out has no index left, so what it found for image 0 is dropped.
             predictions += [(index, *one) for index, one in zip(indices, found, strict=False)]
-    module.train(was_training)
+    module.train()
     gathered = _gather(predictions, world)
     if gathered is None:
         return None

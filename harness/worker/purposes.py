@@ -14,7 +14,8 @@ import torch
 from harness.case import Case
 from harness.errors import StoreError
 from harness.job import Job
-from harness.plugins import BuiltModel, Dataset, Model, ModelSpec, Registry, Split, Strategy, Trainee, Workload, World
+from harness.plugins import BuiltModel, Dataset, Model, ModelSpec, Split, Strategy, Trainee, Workload, World
+from harness.registry import Registry
 from harness.results import EpochReport, Memory
 from harness.worker.evaluation import evaluate
 from harness.worker.loading import TrainingData, ValidationData

@@ -23,7 +23,8 @@ from harness import job as jobs
 from harness.case import Case
 from harness.errors import CannotRun, HarnessError
 from harness.job import Job
-from harness.plugins import World, discover
+from harness.plugins import World
+from harness.registry import discover
 from harness.results import Failure, RankReport, write_report
 from harness.worker import process
 from harness.worker.overhead import overhead

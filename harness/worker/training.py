@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -46,7 +45,6 @@ class TrainingLoop:
         self._device = device
         self._progress = progress
         self._losses: list[torch.Tensor] = []
-        self._checked = 0
         self.clock = clock_for(device)
         self.data_wait_s: list[float] = []
 
@@ -75,10 +73,8 @@ class TrainingLoop:
         return torch.stack(self._losses).double().tolist() if self._losses else []
 
     def _check(self) -> None:
-        losses = self.losses()
-        for step, loss in itertools.islice(enumerate(losses), self._checked, None):
+        for step, loss in enumerate(self.losses()):
             if not math.isfinite(loss):
                 raise TrainingDiverged(
                     f"the loss became {loss} at step {step + 1}; lower the learning rate of this model's profile"
                 )
-        self._checked = len(losses)

@@ -1,0 +1,97 @@
+"""The fixtures of the bench files: `bench` runs a case, `cost` measures the harness itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from harness import store
+from harness.case import Case
+from harness.errors import CannotRun, HarnessError
+from harness.pipeline import Outcome, Pipeline
+from harness.recording import record, replay
+from harness.suite import Suite, suite_of
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Outcome]:
+    """Return the function that runs a case, records it through pytest-benchmark, and fails the test if it must."""
+
+    def run(case: Case) -> Outcome:
+        suite = suite_of(request.config)
+        compared = request.config._benchmarksession.compared_mapping  # type: ignore[attr-defined]
+        try:
+            outcome = suite.pipeline.run(case, baseline=store.recall(compared, request.node.nodeid))
+        except CannotRun as reason:
+            pytest.skip(str(reason))
+        except HarnessError as error:
+            pytest.fail(_failure(error, request.node.nodeid), pytrace=False)
+        record(benchmark, outcome, request.node)
+        suite.outcomes.append(outcome)
+        request.node.user_properties.append(("verdict", outcome.verdict.word))
+        if outcome.verdict.word == "regressed":
+            pytest.fail(_regression(outcome, request.node.nodeid), pytrace=False)
+        return outcome
+
+    return run
+
+
+class Cost:
+    """What a benchmark of the harness itself works with."""
+
+    def __init__(self, suite: Suite, benchmark: Any, node: pytest.Item) -> None:
+        self.pipeline = suite.pipeline
+        self._suite = suite
+        self._benchmark = benchmark
+        self._node = node
+        self._others: dict[str, Pipeline] = {}
+
+    def other(self, launcher: str) -> Pipeline:
+        """Return a pipeline like this run's, with another launcher."""
+        if launcher not in self._others:
+            suite = self._suite
+            self._others[launcher] = Pipeline(
+                host=suite.host,
+                registry=suite.registry,
+                profile=suite.profile,
+                options=replace(suite.options, launcher=launcher),
+                watch=lambda title, folder: nullcontext(),
+            )
+        return self._others[launcher]
+
+    def record(self, sentence: str, seconds: Sequence[float]) -> None:
+        """Record measured seconds through pytest-benchmark, and say what they mean in the summary."""
+        replay(self._benchmark, self._node, seconds)
+        self._benchmark.extra_info["says"] = sentence
+        self._suite.said.append(sentence)
+
+    def close(self) -> None:
+        """End what was started beside the run's own pipeline."""
+        for pipeline in self._others.values():
+            pipeline.close()
+
+
+@pytest.fixture
+def cost(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Cost]:
+    """Give a benchmark of the harness itself the run's pipeline, and a place for what it finds."""
+    given = Cost(suite_of(request.config), benchmark, request.node)
+    yield given
+    given.close()
+
+
+def _failure(error: HarnessError, nodeid: str) -> str:
+    return f'{error}\n  rerun  pytest "{nodeid}"'
+
+
+def _regression(outcome: Outcome, nodeid: str) -> str:
+    lines = [f"{outcome.case}: regressed against the stored run"]
+    lines += [f"  {finding.sentence()}" for finding in outcome.verdict.findings if finding.word != "passed"]
+    if outcome.verdict.note:
+        lines.append(f"  {outcome.verdict.note}")
+    lines.append(f'  rerun   pytest "{nodeid}" --benchmark-compare')
+    lines.append("  accept  the same with --benchmark-save=accepted, without --benchmark-compare")
+    return "\n".join(lines)

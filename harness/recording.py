@@ -1,0 +1,54 @@
+"""Measured times and results into pytest-benchmark, so that its tables and files hold what the ranks saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from harness import store
+from harness.pipeline import Outcome
+
+
+class ReplayClock:
+    """A timer for pytest-benchmark that tells times measured elsewhere.
+
+    pytest-benchmark reads a timer before and after each round; the reading before is 0 and the one after is the
+    recorded time, so that nothing is lost to rounding.
+    """
+
+    def __init__(self) -> None:
+        self._times: Iterator[float] = iter(())
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        """Tell the time, and be at 0 for the next reading."""
+        now, self._now = self._now, 0.0
+        return now
+
+    def load(self, seconds: Sequence[float]) -> None:
+        """Take the times to tell, one a round."""
+        self._times = iter(seconds)
+
+    def next_step(self) -> None:
+        """Be the function that is timed: go on by the next recorded time."""
+        self._now = next(self._times)
+
+
+def record(benchmark: Any, outcome: Outcome, node: pytest.Item) -> None:
+    """Record a case: its step times as the benchmark's, and everything else beside them."""
+    # The case itself is no JSON; its axes are.
+    benchmark.params = outcome.case.axes
+    benchmark.extra_info.update(store.pack(outcome.result, outcome.reference))
+    replay(benchmark, node, outcome.result.step_s)
+
+
+def replay(benchmark: Any, node: pytest.Item, seconds: Sequence[float]) -> None:
+    """Let the benchmark of a test, whose mark holds a `ReplayClock`, tell measured seconds."""
+    mark = node.get_closest_marker("benchmark")
+    assert mark is not None, "a test that replays times needs @pytest.mark.benchmark(timer=ReplayClock())"
+    clock: ReplayClock = mark.kwargs["timer"]
+    clock.load(seconds)
+    if benchmark.enabled and seconds:
+        benchmark.pedantic(clock.next_step, rounds=len(seconds), iterations=1)

@@ -1,0 +1,159 @@
+"""One pytest run of the suite: what it was asked for, and the tests it makes of a grid of cases."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import host as hosts
+from harness import profiles
+from harness.case import Case, grid
+from harness.errors import HarnessError, unknown
+from harness.feasible import why_not
+from harness.host import Host
+from harness.pipeline import Outcome, Pipeline, RunOptions
+from harness.plugins import InputKind
+from harness.profiles import Profile
+from harness.recording import ReplayClock
+from harness.registry import Registry, discover
+from harness.report.progress import ProgressLine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The cases of one bench file: every model of an input kind, by every strategy, on each number of GPUs."""
+
+    input: InputKind
+    gpu_counts: tuple[int, ...] = (1, 2, 4)
+
+
+@dataclass(slots=True)
+class Suite:
+    """What belongs to one pytest run."""
+
+    host: Host
+    registry: Registry
+    profile: Profile
+    pipeline: Pipeline
+    options: RunOptions
+    outcomes: list[Outcome]
+    said: list[str] = field(default_factory=list)
+    """What benchmarks of the harness itself found."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Tests that a plain run does not include, by the word that would."""
+
+
+SUITE = pytest.StashKey[Suite]()
+
+
+def suite_of(config: pytest.Config) -> Suite:
+    """Return this run's suite, made on first asking."""
+    if SUITE not in config.stash:
+        host = hosts.probe()
+        plugins = tuple(config.getoption("bench_plugins"))
+        registry = discover(plugins)
+        registry.find("launchers", config.getoption("launcher"))
+        known = profiles.load(config.rootpath / "benches" / "profiles.toml")
+        profile = profiles.choose(known, config.getoption("profile"), device_kind=host.device_kind)
+        stored = stored_runs(config)
+        options = RunOptions(
+            data_root=_data_root(config.getoption("data_root"), download=config.getoption("download")),
+            download=config.getoption("download"),
+            plugins=plugins,
+            launcher=config.getoption("launcher"),
+            case_timeout_s=config.getoption("case_timeout"),
+            reference=config.getoption("reference"),
+            baselines=stored and stored / host.name,
+        )
+        watch = _progress(config) or (lambda title, folder: nullcontext())
+        pipeline = Pipeline(host=host, registry=registry, profile=profile, options=options, watch=watch)
+        config.stash[SUITE] = Suite(host, registry, profile, pipeline, options, [])
+    return config.stash[SUITE]
+
+
+def stored_runs(config: pytest.Config) -> Path | None:
+    """Return the folder of stored runs: `baselines/`, or what --benchmark-storage names, if that is a folder."""
+    uri = str(config.getoption("benchmark_storage"))
+    if uri == "file://./.benchmarks":  # pytest-benchmark's default
+        return config.rootpath / "baselines"
+    return Path(uri.removeprefix("file://")) if uri.startswith("file://") else None
+
+
+def _data_root(root: Path | None, *, download: bool) -> Path | None:
+    if root is None:
+        if download:
+            raise HarnessError("--download has nowhere to put the data: give a folder with --data-root")
+        return None
+    if not root.is_dir():
+        raise HarnessError(f"--data-root {root} is no folder; make it, or leave the option out for the embedded data")
+    return root.resolve()
+
+
+def _progress(config: pytest.Config) -> ProgressLine | None:
+    writer = config.get_terminal_writer()
+    stream = getattr(writer, "_file", sys.stdout)
+    if os.environ.get("CI") or not stream.isatty() or config.getoption("verbose") < 0:
+        return None
+    return ProgressLine(stream, column=writer)
+
+
+def params(wanted: Grid, suite: Suite) -> Iterator[Any]:
+    """Yield a pytest parameter for each case of a grid, with its marks and, if it cannot run here, the reason."""
+    models = {name: model for name, model in suite.registry.models.items() if model.input is wanted.input}
+    settings = {name: suite.profile.settings(model) for name, model in models.items()}
+    cases = grid(
+        models=models,
+        strategies=suite.registry.strategies,
+        gpu_counts=wanted.gpu_counts,
+        batch_sizes={name: of_model.batch_sizes for name, of_model in settings.items()},
+    )
+    for case in cases:
+        reason = why_not(
+            case,
+            host=suite.host,
+            registry=suite.registry,
+            settings=settings[case.model],
+            data_root=suite.options.data_root,
+            download=suite.options.download,
+        )
+        marks = [
+            pytest.mark.bench(**case.axes),
+            pytest.mark.benchmark(timer=ReplayClock(), group=f"{case.model} bs{case.batch_size}"),
+        ]
+        if reason:
+            marks.append(pytest.mark.skip(reason=reason))
+        if not settings[case.model].in_default_matrix:
+            marks.append(pytest.mark.when_named(case.model))
+        yield pytest.param(case, id=case.id, marks=marks)
+
+
+def refuse_unknown_names(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Raise for a word of -k or a model or strategy of -m that no test has, rather than run nothing for it."""
+    cases = [case for case in map(case_of, items) if case]
+    if not cases:
+        return
+    everything = " ".join(item.nodeid for item in items).lower()
+    axes = {axis: {getattr(case, axis) for case in cases} for axis in ("model", "strategy")}
+    for word in re.findall(r"\w+", config.getoption("keyword")):
+        if word not in ("and", "or", "not") and word.lower() not in everything:
+            known = {token for case in cases for token in case.id.split("-")}
+            raise pytest.UsageError(f"-k: {unknown('case with', word, known)}")
+    for axis, name in re.findall(r"(model|strategy)\s*=\s*['\"](\w+)", config.getoption("markexpr")):
+        if name not in axes[axis]:
+            raise pytest.UsageError(f"-m: {unknown(axis, name, axes[axis])}")
+
+
+def case_of(item: pytest.Item) -> Case | None:
+    """Return the case a test is made of, if it is."""
+    callspec = getattr(item, "callspec", None)
+    case = callspec.params.get("case") if callspec else None
+    return case if isinstance(case, Case) else None

@@ -1,0 +1,67 @@
+"""What the tests share: a cache of their own, and a warm pipeline for those that start ranks."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from harness import host as hosts
+from harness.pipeline import Pipeline, RunOptions
+from harness.profiles import Profile
+from harness.registry import discover
+
+pytest_plugins = ["pytester"]
+
+TINY = {
+    "dataset": "cifar10",
+    "embedded": "digits",
+    "image_size": 8,
+    "train_images": 32,
+    "val_images": 13,
+    "epochs": 1,
+    "warmup_steps": 1,
+    "measured_steps": 3,
+    "batch_sizes": [4],
+    "optimizer": {"name": "sgd", "arguments": {"lr": 0.01}},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """The embedded data are made once for all tests, away from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHARDBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def make_pipeline():
+    """Return a function that opens a pipeline over the tests' own plug-ins."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    opened = []
+
+    def make(**options) -> Pipeline:
+        options.setdefault("plugins", ("plugins_for_tests",))
+        pipeline = Pipeline(
+            host=hosts.probe(),
+            registry=discover(options["plugins"]),
+            profile=Profile(name="tiny", about="", case_timeout_s=60, kinds={"images": TINY, "detection": TINY}),
+            options=RunOptions(**options),
+            watch=lambda title, folder: nullcontext(),
+        )
+        opened.append(pipeline)
+        return pipeline
+
+    yield make
+    for pipeline in opened:
+        pipeline.close()
+    sys.path.remove(str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def pipeline(make_pipeline):
+    """One warm pipeline for all tests that can share it."""
+    return make_pipeline()

@@ -1,0 +1,1 @@
+raise ImportError("planted: a library that is installed and does not import")

@@ -1,0 +1,135 @@
+"""Ranks that go wrong in every way: one failure that names rank and cause, nothing left running, the next case runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from harness.case import Case
+from harness.errors import CannotRun, WorkerFailed
+
+
+def _case(strategy: str, gpus: int = 2) -> Case:
+    return Case(model="tiny_net", strategy=strategy, gpu_count=gpus, batch_size=4)
+
+
+def _ranks_alive() -> list[psutil.Process]:
+    """Return the processes of this user that hold a job folder of the suite open as their log."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any("/shardbench-" in str(p) and "/rank" in str(p) for p in _open_files(process)):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def _open_files(process):
+    folder = f"/proc/{process.pid}/fd"
+    return [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]  # noqa: PTH115, PTH208
+
+
+def _soon(condition, seconds=10.0):
+    """Wait for what must come to be, however slow the machine; far beyond what it takes."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        ("raises", ["rank 1 of 2 failed during train", "RuntimeError: planted: this rank raises", "in _raise"]),
+        ("exits", ["rank 1 of 2 exited with status 7", "during train"]),
+        ("killed", ["rank 1 of 2 was killed by SIGKILL", "during train"]),
+        ("nonsense", ["rank 1 of 2 left no valid report", "rank1.json is no report"]),
+        ("silent", ["rank 1 of 2 left no valid report", "no report rank1.json"]),
+        ("diverges", ["failed during train: the loss became nan at step "]),
+    ],
+)
+def test_a_failing_rank_is_named_with_its_cause_and_the_next_case_runs(pipeline, strategy, said):
+    with pytest.raises(WorkerFailed) as failure:
+        pipeline.measure(_case(strategy))
+    for words in said:
+        assert words in str(failure.value)
+    assert _ranks_alive() == []
+    result = pipeline.measure(_case("ddp"))
+    assert len(result.ranks) == 2
+
+
+@pytest.mark.parametrize("strategy", ["hangs", "stopped"])
+def test_a_rank_that_hangs_is_ended_at_the_timeout_with_the_stacks_of_those_that_can_tell(make_pipeline, strategy):
+    pipeline = make_pipeline(case_timeout_s=8)
+    with pytest.raises(WorkerFailed) as failure:
+        pipeline.measure(_case(strategy))
+    message = str(failure.value)
+    assert "not finished after 8 s" in message
+    assert "no report from rank 0, 1 of 2" in message
+    assert "rank 1 during train" in message
+    # The rank that waits shows where: in the backward of a step, for its peer.
+    assert "backward" in message
+    assert _ranks_alive() == []
+    pipeline.close()
+
+
+def test_a_library_that_is_there_but_does_not_import_is_a_reason_to_skip(pipeline):
+    with pytest.raises(CannotRun, match=r"unimportable needs plugins_that_fail.*planted"):
+        pipeline.measure(_case("unimportable", gpus=1))
+
+
+def test_an_agent_that_is_killed_takes_its_ranks_along_and_the_next_case_starts_another(make_pipeline):
+    pipeline = make_pipeline(case_timeout_s=50)
+    session = pipeline.start()
+    pipeline.measure(_case("ddp", gpus=1))
+    agent = session._agent.pid
+    family = [psutil.Process(agent), *psutil.Process(agent).children(recursive=True)]
+
+    import threading
+
+    def kill_once_ranks_run():
+        assert _soon(lambda: len(_ranks_alive()) == 2, 40)
+        os.kill(agent, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_once_ranks_run)
+    killer.start()
+    with pytest.raises(WorkerFailed, match=r"the agent that starts the ranks ended \(killed by SIGKILL\)"):
+        pipeline.measure(_case("hangs"))
+    killer.join()
+    assert _soon(lambda: not _ranks_alive())
+    assert _soon(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family))
+    assert len(pipeline.measure(_case("ddp")).ranks) == 2
+    pipeline.close()
+
+
+def test_closing_leaves_no_process(make_pipeline):
+    pipeline = make_pipeline()
+    pipeline.measure(_case("ddp", gpus=1))
+    agent = psutil.Process(pipeline.start()._agent.pid)
+    family = [agent, *agent.children(recursive=True)]
+    assert len(family) >= 2
+    pipeline.close()
+    assert not any(process.is_running() for process in family)
+
+
+def test_torchrun_measures_the_same_case_and_names_a_killed_rank(make_pipeline):
+    pipeline = make_pipeline(launcher="torchrun")
+    cold = pipeline.measure(_case("ddp"))
+    assert [r.rank for r in cold.ranks] == [0, 1]
+    assert cold.launcher == "torchrun"
+    with pytest.raises(WorkerFailed, match=r"rank 1 of 2 was killed by SIGKILL during train"):
+        pipeline.measure(_case("killed"))
+    assert _soon(lambda: not _ranks_alive())
+
+
+def test_warm_and_cold_ranks_train_alike(make_pipeline, pipeline):
+    cold = make_pipeline(launcher="torchrun").measure(_case("ddp"))
+    warm = pipeline.measure(_case("ddp"))
+    assert [r.loss for r in cold.ranks] == [r.loss for r in warm.ranks]

@@ -1,0 +1,193 @@
+"""The suite as a user runs it: `pytest benches` in a process of its own, on a small model given as a plug-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "benches", "--plugins", "plugins_for_tests", *arguments]
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    for name in ("CI", "PYTEST_ADDOPTS", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    return os.environ
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_a_selection_runs_is_tabled_stored_and_compared(environment, tmp_path):
+    storage = f"--benchmark-storage=file://{tmp_path}/stored"
+    chosen = ("-k", "tiny_net and zero and 4gpu", storage)
+    first = _run(*chosen, "--benchmark-save=first", f"--benchmark-json={tmp_path}/run.json")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "3 passed" in first.stdout
+    for strategy in ("zero1", "zero2", "zero3"):
+        assert re.search(rf"^{strategy}-4gpu-bs8\*? .* ms .*x ", first.stdout, re.MULTILINE)
+    # The reference is in nobody's selection: it ran once, and the table names it.
+    assert re.search(r"^ddp-1gpu-bs8 .* 1\.00x ", first.stdout, re.MULTILINE)
+    assert "speedup against tiny_net-ddp-1gpu-bs8" in first.stdout
+
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert len(run["benchmarks"]) == 3
+    for benchmark in run["benchmarks"]:
+        result = benchmark["extra_info"]["shardbench"]["result"]
+        warm = result["ranks"][0]["warmup_steps"]
+        slowest = [max(step) for step in zip(*(r["step_s"] for r in result["ranks"]), strict=True)][warm:]
+        # pytest-benchmark holds the true times, so its own tools work on them.
+        assert benchmark["stats"]["data"] == slowest
+        assert benchmark["params"]["strategy"] in ("zero1", "zero2", "zero3")
+
+    (stored,) = (tmp_path / "stored").rglob("*.json")
+    again = _run(*chosen, "--benchmark-compare")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "passed" in re.search(r"^zero1-4gpu.*$", again.stdout, re.MULTILINE)[0]
+
+    # A baseline that was more accurate: what runs now is a regression against it.
+    content = json.loads(stored.read_text())
+    for benchmark in content["benchmarks"]:
+        for rank in benchmark["extra_info"]["shardbench"]["result"]["ranks"]:
+            for epoch in rank["epochs"]:
+                epoch["scores"] = epoch["scores"] and {"accuracy": 1.0}
+    stored.write_text(json.dumps(content))
+    worse = _run(*chosen, "--benchmark-compare")
+    assert worse.returncode == 1
+    assert "3 failed" in worse.stdout
+    assert "tiny_net-zero1-4gpu-bs8: regressed against the stored run" in worse.stdout
+    assert re.search(r"accuracy regressed: [\d.]+ % against 100.0 %", worse.stdout)
+
+    stored.write_text(stored.read_text()[:-200])
+    refused = _run(*chosen, "--benchmark-compare")
+    assert refused.returncode == 4
+    assert f"{stored} is no stored run" in refused.stderr
+
+
+def test_a_failing_rank_fails_its_own_test_and_the_rest_of_the_run_goes_on(environment):
+    done = _run("-k", "tiny_net and 2gpu and (ddp or killed)")
+    assert done.returncode == 1
+    assert "1 failed, 1 passed" in done.stdout
+    assert "tiny_net-killed-2gpu-bs8: rank 1 of 2 was killed by SIGKILL during train" in done.stdout
+    assert 'rerun  pytest "benches/test_classification.py::test_train[tiny_net-killed-2gpu-bs8]"' in done.stdout
+    # A user's failure is no place for the harness's own traceback.
+    assert "pytest_plugin.py" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--profile", "smok"), "no profile 'smok'; did you mean 'smoke'?"),
+        (("-k", "resnt18"), "no case with 'resnt18'; did you mean 'resnet18'?"),
+        (("-m", "bench(strategy='fdsp2')"), "no strategy 'fdsp2'; did you mean 'fsdp2'?"),
+        (("--launcher", "torchrum"), "no launcher 'torchrum'; did you mean 'torchrun'?"),
+        (("--data-root", "/nowhere/at/all"), "--data-root /nowhere/at/all is no folder"),
+        (("--download",), "--download has nowhere to put the data"),
+        (("--plugins", "no_such_module"), "plug-in module no_such_module cannot be imported"),
+        (("-p", "no:benchmark"), "unrecognized arguments|needs the plugin pytest-benchmark"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_wrong_name_is_one_clear_error(environment, arguments, said):
+    done = _run("--collect-only", "-q", *arguments)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert re.search(re.escape(said) if "|" not in said else said, done.stdout + done.stderr)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_mark_selects_exactly(environment):
+    done = _run("--collect-only", "-q", "-m", "bench(model='resnet18', strategy='ddp', gpu_count=2)")
+    assert re.findall(r"test_train\[(.*?)\]", done.stdout) == [
+        name for name in re.findall(r"test_train\[(.*?)\]", done.stdout) if name.startswith("resnet18-ddp-2gpu-")
+    ]
+    assert len(re.findall(r"test_train\[", done.stdout)) == 1
+
+
+def test_heavy_models_run_when_named_and_not_otherwise(environment):
+    plain = _run("--collect-only", "-q")
+    assert "resnet50" not in plain.stdout
+    assert "resnet18-ddp-1gpu" in plain.stdout
+    assert "resnet50-ddp-1gpu" in _run("--collect-only", "-q", "-k", "resnet50").stdout
+    assert "resnet50-ddp-1gpu" in _run("--collect-only", "-q", "--matrix", "full").stdout
+
+
+def test_a_dataset_that_is_not_there_skips_its_cases_with_what_would_help(environment, tmp_path):
+    done = _run("-k", "resnet18 and ddp and 1gpu", "--data-root", str(tmp_path))
+    assert done.returncode == 0
+    assert "1 skipped" in done.stdout
+    assert "cifar10 is not under --data-root" in done.stdout
+
+
+@pytest.mark.parametrize("way", ["interrupt", "terminate", "kill"])
+def test_ending_a_run_leaves_no_process(environment, way):
+    with subprocess.Popen(_command("-k", "tiny_net and hangs and 2gpu"), cwd=ROOT, stdout=subprocess.DEVNULL) as run:
+        try:
+            family = _family_once_training(run.pid)
+            sent = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.SIGKILL}[way]
+            run.send_signal(sent)
+            run.wait(timeout=60)
+        finally:
+            run.kill()
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert alive == []
+
+
+def _family_once_training(pid: int) -> list[psutil.Process]:
+    """Return the processes of a run as soon as two ranks of it train; far later than that is a failure."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        family = psutil.Process(pid).children(recursive=True)
+        training = [p for p in family if _trains(p)]
+        if len(training) == 2:
+            return family
+        time.sleep(0.1)
+    raise AssertionError("no two ranks came to train")
+
+
+def _trains(process: psutil.Process) -> bool:
+    folder = Path(f"/proc/{process.pid}/fd")
+    try:
+        for link in folder.iterdir():
+            target = link.readlink()
+            if target.suffix == ".progress" and target.read_text().startswith("train"):
+                return True
+    except OSError:
+        return False
+    return False
+
+
+def test_a_terminal_shows_where_the_run_is_and_a_log_file_does_not(environment):
+    chosen = ("-k", "tiny_net and ddp and 1gpu")
+    assert "\x1b[K" not in _run(*chosen).stdout
+    leader, follower = pty.openpty()
+    with subprocess.Popen(_command(*chosen), cwd=ROOT, stdout=follower, stderr=follower) as run:
+        os.close(follower)
+        seen = b""
+        while True:
+            try:
+                chunk = os.read(leader, 65536)
+            except OSError:
+                break
+            if not chunk:
+                break
+            seen += chunk
+        run.wait(timeout=120)
+    os.close(leader)
+    assert run.returncode == 0, seen.decode()
+    assert b"tiny_net-ddp-1gpu-bs8" in seen.split(b"results")[0]
