@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -256,7 +258,7 @@ class Pipeline:
         self._launch(job, f"warm start of {model.name} (once per machine)", timeout_s=_WARM_START_TIMEOUT_S)
 
     def _recipe_digest(self, model: Model, settings: ModelSettings) -> str:
-        source = Path(model.build.__code__.co_filename).read_bytes()
+        source = _source_of(model.build)
         facts = json.dumps([asdict(settings), self.host.versions.get("torch"), self.host.device_kind], sort_keys=True)
         return hashlib.sha256(source + facts.encode()).hexdigest()[:12]
 
@@ -318,6 +320,14 @@ class Pipeline:
         if baseline.result.identity != result.identity:
             return None, f"{baseline.where} is of another set-up (profile, settings or data): not compared"
         return baseline, ""
+
+
+def _source_of(build: Callable[..., Any]) -> bytes:
+    """Return the text of the module that a build function, or whatever is called in its place, was written in."""
+    while isinstance(build, functools.partial):
+        build = build.func
+    module = sys.modules[getattr(build, "__module__", type(build).__module__)]
+    return Path(module.__file__).read_bytes() if module.__file__ else b""
 
 
 def reference_of(case: Case) -> Case:

@@ -46,7 +46,7 @@ DP = Strategy(
     "is the colour channels",
     devices=frozenset({"cuda"}),
     needs_device="nn.DataParallel replicates over CUDA GPUs; on a machine without CUDA there is nothing to "
-    "replicate over.",
+    "replicate over",
 )
 
 DDP = Strategy(name="ddp", shard=_ddp)

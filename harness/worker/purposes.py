@@ -17,7 +17,7 @@ from harness.job import Job
 from harness.plugins import BuiltModel, Dataset, Model, ModelSpec, Split, Strategy, Trainee, Workload, World
 from harness.registry import Registry
 from harness.results import EpochReport, Memory
-from harness.worker.evaluation import evaluate
+from harness.worker.evaluation import average_buffers, evaluate
 from harness.worker.loading import TrainingData, ValidationData
 from harness.worker.process import Progress, ResidentPeak
 from harness.worker.training import LOSSES, TrainingLoop
@@ -172,6 +172,7 @@ def warm_start(context: Context) -> dict[str, Any]:
     with context.phases("train"):
         for epoch in range(job.epochs):
             loop.stretch(train.epoch(epoch), steps=train.steps_per_epoch, epoch=epoch + 1, epochs=job.epochs)
+        average_buffers(trainee.module, context.world)
         state = trainee.full_state()
     if context.world.rank == 0:
         part = job.weights.with_suffix(f".{os.getpid()}.part")
