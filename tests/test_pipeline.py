@@ -1,0 +1,104 @@
+"""From a case to its verdict: what is run once and shared, what is never compared, where a reference comes from."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import pytest
+
+from harness.case import Case
+from harness.errors import DataError, WorkerFailed
+from harness.pipeline import reference_of
+from harness.plugins import Model
+from harness.store import Stored
+
+
+def _case(strategy: str, gpus: int = 2) -> Case:
+    return Case(model="tiny_net", strategy=strategy, gpu_count=gpus, batch_size=4)
+
+
+def test_every_strategy_sees_the_same_batches_and_trains_to_the_same_losses(pipeline):
+    strategies = ("ddp", "fsdp1", "fsdp2", "fairscale_fsdp", "fairscale_sdp", "zero1", "zero2", "zero3")
+    losses = {name: [rank.loss for rank in pipeline.measure(_case(name)).ranks] for name in strategies}
+    for name in strategies[1:]:
+        for got, wanted in zip(losses[name], losses["ddp"], strict=True):
+            # Sums in another order differ in the last bits of FP32 and no more.
+            assert got == pytest.approx(wanted, rel=1e-5), name
+    assert losses["ddp"][0] != losses["ddp"][1], "each rank has images of its own"
+
+
+def test_every_strategy_is_scored_on_every_image_alike(pipeline):
+    scores = {name: pipeline.measure(_case(name)).lead.epochs[-1].scores for name in ("ddp", "fsdp2", "zero3")}
+    assert scores["ddp"] == scores["fsdp2"] == scores["zero3"]
+    # 13 images: a score of thirteenths shows that 2 ranks counted each of them once.
+    assert scores["ddp"]["accuracy"] * 13 == pytest.approx(round(scores["ddp"]["accuracy"] * 13))
+
+
+def test_a_case_is_run_once_and_its_reference_shared(pipeline):
+    case = _case("zero1")
+    outcome = pipeline.run(case, baseline=None)
+    assert outcome.verdict.word == "new"
+    assert outcome.reference is pipeline.measure(reference_of(case))
+    assert pipeline.run(case, baseline=None).result is outcome.result
+
+
+def test_the_reference_is_its_own_reference(pipeline):
+    outcome = pipeline.run(reference_of(_case("zero1")), baseline=None)
+    assert outcome.reference is outcome.result
+
+
+def test_a_stored_run_of_another_machine_or_set_up_is_not_compared(pipeline):
+    case = _case("ddp", gpus=1)
+    own = pipeline.measure(case)
+    for other, said in ((replace(own, host="another"), "another machine"), (replace(own, identity="0"), "set-up")):
+        outcome = pipeline.run(case, baseline=Stored(where="0001_x.json", result=other, reference=None))
+        assert outcome.verdict.word == "new"
+        assert said in outcome.reference_note
+    same = pipeline.run(case, baseline=Stored(where="0001_x.json", result=own, reference=own))
+    assert same.verdict.word == "passed"
+
+
+def test_a_reference_that_is_to_come_from_a_stored_run_is_not_run(make_pipeline, tmp_path):
+    pipeline = make_pipeline(reference="baseline", baselines=tmp_path)
+    outcome = pipeline.run(_case("ddp"), baseline=None)
+    assert outcome.reference is None
+    assert "no stored run holds the reference tiny_net-ddp-1gpu-bs4" in outcome.reference_note
+    pipeline.close()
+
+
+def test_a_batch_larger_than_the_data_says_by_how_much(pipeline):
+    case = Case(model="tiny_net", strategy="ddp", gpu_count=2, batch_size=64)
+    with pytest.raises(WorkerFailed, match=r"a global batch of 128 \(64 per GPU\) is larger than the 32 training"):
+        pipeline.measure(case)
+
+
+def test_a_damaged_image_names_its_file_and_the_next_run_can_go_on(make_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("SHARDBENCH_CACHE", str(tmp_path))
+    first = make_pipeline()
+    first.measure(_case("ddp", gpus=1))
+    image = next((tmp_path / "datasets").rglob("train/*/*.jpg"))
+    image.write_bytes(image.read_bytes()[:100])
+    first.close()
+    second = make_pipeline()
+    with pytest.raises(DataError, match=rf"dataset digits is not ready: .*{image.name}"):
+        second.measure(_case("ddp", gpus=1))
+    second.close()
+
+
+def test_a_warm_start_is_told_apart_by_the_source_of_its_model(pipeline):
+    model = pipeline.registry.find("models", "tiny_net")
+    settings = pipeline.settings(_case("ddp"))
+    partial = Model(name=model.name, input=model.input, build=functools.partial(model.build))
+    assert pipeline._recipe_digest(partial, settings) == pipeline._recipe_digest(model, settings)
+    other = pipeline.registry.find("models", "resnet18")
+    assert pipeline._recipe_digest(other, settings) != pipeline._recipe_digest(model, settings)
+
+
+def test_no_folder_is_left_by_a_run_that_went_well(make_pipeline):
+    pipeline = make_pipeline()
+    pipeline.measure(_case("ddp", gpus=1))
+    folder = pipeline._folder
+    assert folder.exists()
+    pipeline.close()
+    assert not folder.exists()
