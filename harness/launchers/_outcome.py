@@ -64,12 +64,11 @@ def collect(job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: f
         ((r.failure.unix_time, rank) for rank, r in reports.items() if r.failure is not None), key=lambda pair: pair[0]
     )
     died = {rank: status for rank, status in exits.items() if status != 0 and rank in wrong}
-    if died and not timed_out:
+    # Elastic ends the ranks that are left with SIGTERM as soon as one has failed.
+    by_itself = {rank: status for rank, status in died.items() if status != -signal.SIGTERM}
+    if by_itself and not timed_out:
         # Before any reported failure: a rank that ends without a word makes its peers fail, and they can tell.
-        rank = min(died)
-        raise WorkerFailed(
-            f"{job.case_id}: rank {rank} of {job.ranks} {_ended(died[rank])} {_where(job, rank)}\n{_log(job, rank)}"
-        )
+        raise WorkerFailed(_silent(job, by_itself))
     if failed:
         first = reports[failed[0][1]]
         assert first.failure is not None
@@ -78,6 +77,8 @@ def collect(job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: f
         raise WorkerFailed(_reported(job, first))
     if timed_out:
         raise WorkerFailed(_hung(job, sorted(wrong), timeout_s))
+    if died:
+        raise WorkerFailed(_silent(job, died))
     if wrong:
         rank = min(wrong)
         raise WorkerFailed(
@@ -93,6 +94,11 @@ def _reported(job: Job, report: RankReport) -> str:
     if failure.expected:
         return f"{where}: {failure.message}"
     return f"{where}: {failure.kind}: {failure.message}\n{failure.traceback.rstrip()}"
+
+
+def _silent(job: Job, died: Mapping[int, int]) -> str:
+    rank = min(died)
+    return f"{job.case_id}: rank {rank} of {job.ranks} {_ended(died[rank])} {_where(job, rank)}\n{_log(job, rank)}"
 
 
 def _hung(job: Job, silent: Sequence[int], timeout_s: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,9 +62,7 @@ def _exits(log: str) -> dict[int, int]:
     """Return the exit status of the rank that torchrun names as failed, from its closing summary."""
     ranks = re.findall(r"^\s*rank\s+: (\d+) \(local_rank", log, re.MULTILINE)
     codes = re.findall(r"^\s*exitcode\s+: (-?\d+)", log, re.MULTILINE)
-    exits = {int(rank): int(code) for rank, code in zip(ranks, codes, strict=False)}
-    # torchrun ends the ranks that are left with SIGTERM, and lists them too.
-    return {rank: code for rank, code in exits.items() if code != -signal.SIGTERM}
+    return {int(rank): int(code) for rank, code in zip(ranks, codes, strict=False)}
 
 
 TORCHRUN = Launcher(name="torchrun", open=TorchrunSession)
