@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from made import made_report
+from tests.made import made_report
 
 from harness.errors import CannotRun, WorkerFailed
 from harness.job import DataSettings, Job, OptimizerSettings
