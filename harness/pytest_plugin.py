@@ -72,6 +72,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Loaded again below, once its storage is this suite's.
     config.stash[_COMPARE] = config.getoption("benchmark_compare", None)
     config.option.benchmark_compare = None
+    if (folder := stored_runs(config)) is not None:
+        config.option.benchmark_storage = f"file://{folder}"
 
 
 class _AfterBenchmark:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 
 import pytest
-from tests.made import made_report
 
 from harness.errors import CannotRun, WorkerFailed
 from harness.job import DataSettings, Job, OptimizerSettings
 from harness.launchers._outcome import collect
 from harness.results import Failure, write_report
+from tests.made import made_report
 
 
 @pytest.fixture
