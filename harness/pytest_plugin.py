@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "the axes of a case, for exact selection with -m",
     )
     config.addinivalue_line("markers", "when_named(word): left out unless -k, -m or a test id contains the word")
+    if not config.pluginmanager.has_plugin("benchmark"):
+        raise pytest.UsageError("this suite needs the plugin pytest-benchmark: leave out -p no:benchmark")
     # Loaded again below, once its storage is this suite's.
-    config.stash[_COMPARE] = config.getoption("benchmark_compare", None)
+    config.stash[_COMPARE] = config.getoption("benchmark_compare")
     config.option.benchmark_compare = None
     if (folder := stored_runs(config)) is not None:
         config.option.benchmark_storage = f"file://{folder}"
@@ -82,9 +85,7 @@ class _AfterBenchmark:
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         """Give pytest-benchmark this suite's folder of stored runs, and let it load what is to be compared."""
-        session = getattr(config, "_benchmarksession", None)
-        if session is None:
-            raise pytest.UsageError("this suite needs the plugin pytest-benchmark: leave out -p no:benchmark")
+        session = config._benchmarksession  # type: ignore[attr-defined]
         try:
             suite = suite_of(config)
             if (folder := stored_runs(config)) is not None:
@@ -145,8 +146,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Open the launcher as soon as a case is sure to run, so that its libraries load meanwhile."""
     if session.config.getoption("collectonly"):
         return
-    if any(case_of(item) and not item.get_closest_marker("skip") for item in session.items):
-        suite_of(session.config).pipeline.start()
+    to_run = sum(1 for item in session.items if case_of(item) and not item.get_closest_marker("skip"))
+    if to_run:
+        suite = suite_of(session.config)
+        suite.to_run = to_run
+        suite.pipeline.start()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let the progress line say how far the run is, and when it will be done if it goes on like this."""
+    if case_of(item) is not None:
+        suite_of(item.config).next_case(time.monotonic())
 
 
 @pytest.hookimpl(trylast=True)
@@ -182,7 +192,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if suite.left_out:
         write("")
         words = ", ".join(f"{word} ({count})" for word, count in sorted(suite.left_out.items()))
-        write(f"left out: {words}; name one to run it (-k {min(suite.left_out)}), or give --matrix full")
+        for line in terminal.wrapped(
+            f"left out: {words}; name one to run it (-k {min(suite.left_out)}), or give --matrix full"
+        ):
+            write(line)
 
 
 def _skip_reason(report: Any) -> str:

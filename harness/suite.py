@@ -48,8 +48,25 @@ class Suite:
     outcomes: list[Outcome]
     said: list[str] = field(default_factory=list)
     """What benchmarks of the harness itself found."""
+    progress: ProgressLine | None = None
+    """None in a log file or in CI."""
+    to_run: int = 0
+    started: int = 0
+    """Of the cases to run, this one included."""
+    began_s: float = 0.0
     left_out: Counter[str] = field(default_factory=Counter)
     """Tests that a plain run does not include, by the word that would."""
+
+    def next_case(self, now_s: float) -> None:
+        """Take note that another case starts; one that is skipped does not come this far."""
+        self.began_s = self.began_s or now_s
+        done, self.started = self.started, self.started + 1
+        if self.progress is not None:
+            left_s = (now_s - self.began_s) / done * (self.to_run - done) if done else None
+            left = (
+                "" if left_s is None else f", {left_s / 60:.0f} min left" if left_s > 90 else f", {left_s:.0f} s left"
+            )
+            self.progress.prefix = f"[{self.started}/{self.to_run}{left}]  "
 
 
 SUITE = pytest.StashKey[Suite]()
@@ -74,9 +91,10 @@ def suite_of(config: pytest.Config) -> Suite:
             reference=config.getoption("reference"),
             baselines=stored and stored / host.name,
         )
-        watch = _progress(config) or (lambda title, folder: nullcontext())
+        progress = _progress(config)
+        watch = progress or (lambda title, folder: nullcontext())
         pipeline = Pipeline(host=host, registry=registry, profile=profile, options=options, watch=watch)
-        config.stash[SUITE] = Suite(host, registry, profile, pipeline, options, [])
+        config.stash[SUITE] = Suite(host, registry, profile, pipeline, options, [], progress=progress)
     return config.stash[SUITE]
 
 
@@ -103,7 +121,8 @@ def _progress(config: pytest.Config) -> ProgressLine | None:
     stream = getattr(writer, "_file", sys.stdout)
     if os.environ.get("CI") or not stream.isatty() or config.getoption("verbose") < 0:
         return None
-    return ProgressLine(stream, column=writer)
+    # While a test runs pytest captures what goes to this descriptor; a copy of it still goes to the terminal.
+    return ProgressLine(os.fdopen(os.dup(stream.fileno()), "w", encoding="utf-8"), column=writer)
 
 
 def params(wanted: Grid, suite: Suite) -> Iterator[Any]:

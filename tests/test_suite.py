@@ -173,7 +173,7 @@ def _trains(process: psutil.Process) -> bool:
 
 
 def test_a_terminal_shows_where_the_run_is_and_a_log_file_does_not(environment):
-    chosen = ("-k", "tiny_net and ddp and 1gpu")
+    chosen = ("-k", "tiny_net and ddp and 2gpu")
     assert "\x1b[K" not in _run(*chosen).stdout
     leader, follower = pty.openpty()
     with subprocess.Popen(_command(*chosen), cwd=ROOT, stdout=follower, stderr=follower) as run:
@@ -190,4 +190,5 @@ def test_a_terminal_shows_where_the_run_is_and_a_log_file_does_not(environment):
         run.wait(timeout=120)
     os.close(leader)
     assert run.returncode == 0, seen.decode()
-    assert b"tiny_net-ddp-1gpu-bs8" in seen.split(b"results")[0]
+    assert re.search(rb"\x1b\[K\[1/1\]  tiny_net-ddp-2gpu-bs8  \w+", seen), seen.decode()
+    assert b"warning" not in seen.lower()

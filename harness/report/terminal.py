@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -15,6 +16,7 @@ from harness.profiles import Profile
 from harness.results import Result
 
 _SHARED = "*"
+_WIDTH = 100
 
 
 def render(
@@ -40,14 +42,14 @@ def render(
     by_model: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_model[outcome.case.model].append(outcome)
-    yield f"profile {profile.name}: {profile.about}"
-    yield f"machine {host.name}: {host.describe()}"
+    yield from wrapped(f"profile {profile.name}: {profile.about}")
+    yield from wrapped(f"machine {host.name}: {host.describe()}")
     rows: list[tuple[Case, Result, Result | None, str]]
     for model, of_model in by_model.items():
         first = of_model[0].result
         yield ""
-        yield f"{model} on {first.dataset}: {_amount(first)}"
-        yield f"  weights: {_weights([outcome.result for outcome in of_model])}"
+        yield from wrapped(f"{model} on {first.dataset}: {_amount(first)}")
+        yield from wrapped(f"  weights: {_weights([outcome.result for outcome in of_model])}")
         rows = [(outcome.case, outcome.result, outcome.reference, outcome.verdict.word) for outcome in of_model]
         for case_id, result in extra.items():
             case = Case.parse(case_id)
@@ -77,6 +79,12 @@ def _table(
     yield from tabulate([head, rule, *cells], tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
 
 
+def wrapped(line: str) -> list[str]:
+    """Return the line broken between words to what a terminal shows, what follows indented."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.wrap(line, _WIDTH, subsequent_indent=indent + "  ", break_on_hyphens=False)
+
+
 def _short(case: Case) -> str:
     return case.id.removeprefix(f"{case.model}-")
 
@@ -86,9 +94,11 @@ def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield f"  {_SHARED} more ranks than cores: it ran, but its timing says little and is not gated"
     references = sorted({reference_of(outcome.case).id for outcome in outcomes if outcome.reference is not None})
     if references:
-        yield f"  speedup against {', '.join(references)}; effic. = speedup / GPUs (batch per GPU kept: weak scaling)"
+        yield from wrapped(
+            f"  speedup against {', '.join(references)}; effic. = speedup / GPUs (batch per GPU kept: weak scaling)"
+        )
     for note, count in Counter(outcome.reference_note for outcome in outcomes if outcome.reference_note).items():
-        yield f"  {note}" + (f" ({count} cases)" if count > 1 else "")
+        yield from wrapped(f"  {note}" + (f" ({count} cases)" if count > 1 else ""))
 
 
 def _amount(result: Result) -> str:
@@ -109,4 +119,4 @@ def _weights(results: Sequence[Result]) -> str:
 def skipped(reasons: Iterable[str]) -> Iterator[str]:
     """Yield one line for each reason cases were skipped for, with their number, the most frequent first."""
     for reason, count in Counter(reasons).most_common():
-        yield f"  {count:3d} x {reason}"
+        yield from wrapped(f"  {count:3d} x {reason}")
