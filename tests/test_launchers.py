@@ -17,12 +17,12 @@ def _case(strategy: str, gpus: int = 2) -> Case:
     return Case(model="tiny_net", strategy=strategy, gpu_count=gpus, batch_size=4)
 
 
-def _ranks_alive() -> list[psutil.Process]:
-    """Return the processes of this user that hold a job folder of the suite open as their log."""
+def _ranks_alive(pipeline) -> list[psutil.Process]:
+    """Return the processes that hold a rank's log in this run's folder open; another run's are not its affair."""
     found = []
     for process in psutil.process_iter():
         try:
-            if any("/shardbench-" in str(p) and "/rank" in str(p) for p in _open_files(process)):
+            if any(path.startswith(f"{pipeline._folder}/") and "/rank" in path for path in _open_files(process)):
                 found.append(process)
         except (psutil.Error, OSError):
             continue
@@ -60,7 +60,7 @@ def test_a_failing_rank_is_named_with_its_cause_and_the_next_case_runs(pipeline,
         pipeline.measure(_case(strategy))
     for words in said:
         assert words in str(failure.value)
-    assert _ranks_alive() == []
+    assert _ranks_alive(pipeline) == []
     result = pipeline.measure(_case("ddp"))
     assert len(result.ranks) == 2
 
@@ -76,7 +76,7 @@ def test_a_rank_that_hangs_is_ended_at_the_timeout_with_the_stacks_of_those_that
     assert "rank 1 during train" in message
     # The rank that waits shows where: in the backward of a step, for its peer.
     assert "backward" in message
-    assert _ranks_alive() == []
+    assert _ranks_alive(pipeline) == []
     pipeline.close()
 
 
@@ -95,7 +95,7 @@ def test_an_agent_that_is_killed_takes_its_ranks_along_and_the_next_case_starts_
     import threading
 
     def kill_once_ranks_run():
-        assert _soon(lambda: len(_ranks_alive()) == 2, 40)
+        assert _soon(lambda: len(_ranks_alive(pipeline)) == 2, 40)
         os.kill(agent, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_once_ranks_run)
@@ -103,7 +103,7 @@ def test_an_agent_that_is_killed_takes_its_ranks_along_and_the_next_case_starts_
     with pytest.raises(WorkerFailed, match=r"the agent that starts the ranks ended \(killed by SIGKILL\)"):
         pipeline.measure(_case("hangs"))
     killer.join()
-    assert _soon(lambda: not _ranks_alive())
+    assert _soon(lambda: not _ranks_alive(pipeline))
     assert _soon(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family))
     assert len(pipeline.measure(_case("ddp")).ranks) == 2
     pipeline.close()
@@ -126,7 +126,7 @@ def test_torchrun_measures_the_same_case_and_names_a_killed_rank(make_pipeline):
     assert cold.launcher == "torchrun"
     with pytest.raises(WorkerFailed, match=r"rank 1 of 2 was killed by SIGKILL during train"):
         pipeline.measure(_case("killed"))
-    assert _soon(lambda: not _ranks_alive())
+    assert _soon(lambda: not _ranks_alive(pipeline))
 
 
 def test_warm_and_cold_ranks_train_alike(make_pipeline, pipeline):

@@ -136,7 +136,9 @@ def test_a_dataset_that_is_not_there_skips_its_cases_with_what_would_help(enviro
 
 @pytest.mark.parametrize("way", ["interrupt", "terminate", "kill"])
 def test_ending_a_run_leaves_no_process(environment, way):
-    with subprocess.Popen(_command("-k", "tiny_net and hangs and 2gpu"), cwd=ROOT, stdout=subprocess.DEVNULL) as run:
+    with subprocess.Popen(
+        _command("-k", "tiny_net and hangs and 2gpu"), cwd=ROOT, stdout=subprocess.DEVNULL, preexec_fn=_mind_interrupts
+    ) as run:
         try:
             family = _family_once_training(run.pid)
             sent = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.SIGKILL}[way]
@@ -146,6 +148,11 @@ def test_ending_a_run_leaves_no_process(environment, way):
             run.kill()
     _, alive = psutil.wait_procs(family, timeout=15)
     assert alive == []
+
+
+def _mind_interrupts() -> None:
+    """Where the tests run in the background, a shell had SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _family_once_training(pid: int) -> list[psutil.Process]:
