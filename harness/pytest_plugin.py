@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,9 @@ class _AfterBenchmark:
             suite = suite_of(config)
             if (folder := stored_runs(config)) is not None:
                 session.storage = store.BaselineStorage(str(folder), session.logger, suite.host.name)
+            # They are called while pytest finishes, where an exception would cost the summary.
+            session.storage.save = _noting_failure(session.storage.save, suite.not_stored)
+            session.save_json = _noting_failure(session.save_json, suite.not_stored)
             session.machine_id = suite.host.name
             session.compare = config.stash[_COMPARE]
             config.option.benchmark_compare = session.compare
@@ -98,6 +102,25 @@ class _AfterBenchmark:
             session.handle_loading()
         except HarnessError as error:
             raise pytest.UsageError(str(error)) from error
+
+
+def _noting_failure(save: Callable[..., None], failures: list[str]) -> Callable[..., None]:
+    """Return the function, with what keeps it from writing noted instead of raised."""
+
+    def save_or_note(*arguments: Any) -> None:
+        try:
+            save(*arguments)
+        except (HarnessError, OSError) as error:
+            failures.append(str(error))
+
+    return save_or_note
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run whose results could not be stored."""
+    if SUITE in session.config.stash and session.config.stash[SUITE].not_stored:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
@@ -182,6 +205,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         )
         for line in lines:
             write(line)
+    for failure in suite.not_stored:
+        write(f"NOT STORED: {failure}", red=True)
     for sentence in suite.said:
         write(sentence)
     if skips:

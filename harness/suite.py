@@ -48,6 +48,8 @@ class Suite:
     outcomes: list[Outcome]
     said: list[str] = field(default_factory=list)
     """What benchmarks of the harness itself found."""
+    not_stored: list[str] = field(default_factory=list)
+    """Why results that were to be stored are not."""
     progress: ProgressLine | None = None
     """None in a log file or in CI."""
     to_run: int = 0

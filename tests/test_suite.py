@@ -80,6 +80,27 @@ def test_a_selection_runs_is_tabled_stored_and_compared(environment, tmp_path):
     assert f"{stored} is no stored run" in refused.stderr
 
 
+def test_a_run_that_cannot_be_stored_fails_and_still_shows_its_results(environment, tmp_path):
+    folder = tmp_path / "stored"
+    folder.mkdir()
+    (folder / _host_name()).write_text("a file where the host's folder belongs")
+    done = _run(
+        *("-k", "tiny_net and ddp and 1gpu", "--benchmark-save=x", f"--benchmark-storage=file://{folder}"),
+        "--benchmark-json=/dev/full",
+    )
+    assert done.returncode == 1
+    assert "INTERNALERROR" not in done.stdout + done.stderr
+    assert re.search(r"^ddp-1gpu-bs8 .* 1\.00x ", done.stdout, re.MULTILINE)
+    assert "NOT STORED: this run cannot be stored as" in done.stdout
+    assert re.search(r"NOT STORED: .*No space left on device", done.stdout)
+
+
+def _host_name() -> str:
+    from harness import host
+
+    return host.probe().name
+
+
 def test_a_failing_rank_fails_its_own_test_and_the_rest_of_the_run_goes_on(environment):
     done = _run("-k", "tiny_net and 2gpu and (ddp or killed)")
     assert done.returncode == 1
