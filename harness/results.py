@@ -43,7 +43,7 @@ class Memory:
     peak_reserved_bytes: int | None = None
     """CUDA: what the allocator held."""
     peak_resident_bytes: int | None = None
-    """CPU: peak resident set of the rank above its state before the model was built."""
+    """CPU: peak resident set of the rank, pages of files left out, above its state before the model was built."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)

@@ -1,0 +1,43 @@
+"""A rank as a process: what its peak memory counts, and what it does not."""
+
+from __future__ import annotations
+
+import mmap
+
+import pytest
+
+from harness.worker.process import ResidentPeak
+
+MIB = 2**20
+
+
+@pytest.fixture
+def peak():
+    made = ResidentPeak()
+    if made.peak_bytes() is None:
+        pytest.skip("this system does not tell a process its peak resident set")
+    return made
+
+
+def test_memory_that_was_given_back_stays_in_the_peak(peak):
+    block = bytearray(b"x" * MIB) * 200
+    assert len(block) == 200 * MIB
+    del block
+    assert 200 * MIB <= peak.peak_bytes() < 260 * MIB
+
+
+def test_what_was_there_before_is_not_counted():
+    block = bytearray(b"x" * MIB) * 200
+    later = ResidentPeak()
+    if later.peak_bytes() is not None:
+        assert later.peak_bytes() < 50 * MIB
+    del block
+
+
+def test_pages_of_files_are_not_counted(peak, tmp_path):
+    file = tmp_path / "library"
+    file.write_bytes(b"x" * 100 * MIB)
+    before = peak.peak_bytes()
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert sum(mapped[i] for i in range(0, len(mapped), 4096)) > 0
+        assert peak.peak_bytes() - before < 20 * MIB
