@@ -23,7 +23,7 @@ from harness.launchers import _outcome
 from harness.plugins import Launcher
 from harness.results import RankReport
 
-_START_S = 120.0
+_START_S = 300.0
 """Time the agent is given to import torch, on a slow disk too."""
 _GRACE_S = 15.0
 """Time the agent is given beyond a case's timeout, to end its ranks and answer."""
