@@ -64,10 +64,10 @@ class Suite:
         self.began_s = self.began_s or now_s
         done, self.started = self.started, self.started + 1
         if self.progress is not None:
-            left_s = (now_s - self.began_s) / done * (self.to_run - done) if done else None
-            left = (
-                "" if left_s is None else f", {left_s / 60:.0f} min left" if left_s > 90 else f", {left_s:.0f} s left"
-            )
+            left = ""
+            if done:
+                left_s = (now_s - self.began_s) / done * (self.to_run - done)
+                left = f", {left_s / 60:.0f} min left" if left_s > 90 else f", {left_s:.0f} s left"
             self.progress.prefix = f"[{self.started}/{self.to_run}{left}]  "
 
 

@@ -36,11 +36,6 @@ def environment(job_kind: str) -> dict[str, str]:
     return os.environ | settings
 
 
-def interpreter() -> str:
-    """Return the Python that ranks run under: this one."""
-    return sys.executable
-
-
 def collect(job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: float) -> Sequence[RankReport]:
     """Return every rank's report.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class TorchrunSession:
         job_file = job.folder / "job.json"
         jobs.write(job, job_file)
         command = [
-            *(_outcome.interpreter(), "-m", "torch.distributed.run", "--standalone", "--max-restarts", "0"),
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "0"),
             *("--nproc-per-node", str(job.ranks), "-m", "harness.worker", str(job_file)),
         ]
         log_file = job.folder / "torchrun.log"

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ class WarmSession:
         self._unread = b""
         with (self._folder / "agent.log").open("ab") as log:
             self._agent = subprocess.Popen(
-                [_outcome.interpreter(), "-m", "harness.worker.agent"],
+                [sys.executable, "-m", "harness.worker.agent"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
