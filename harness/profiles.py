@@ -7,7 +7,7 @@ differs from it; so a new model file needs no entry. What a profile says is part
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from harness.errors import ProfileError, unknown
 from harness.job import OptimizerSettings
-from harness.plugins import Model
+from harness.plugins import InputKind, Model
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -120,6 +120,24 @@ def choose(profiles: Mapping[str, Profile], name: str | None, *, device_kind: st
     if name not in profiles:
         raise ProfileError(unknown("profile", name, profiles))
     return profiles[name]
+
+
+def refuse_unknown(profile: Profile, *, models: Collection[str]) -> None:
+    """Refuse a table for a model or an input kind that there is not, rather than never use it.
+
+    Raises:
+        ProfileError: there is one; the message suggests the nearest name.
+    """
+    for kind, tables, known in (
+        ("input kind", profile.kinds, [kind.value for kind in InputKind]),
+        ("model", profile.models, models),
+    ):
+        for name in tables:
+            if name not in known:
+                raise ProfileError(
+                    f"profile {profile.name!r}: {unknown(kind, name, known)}; mend benches/profiles.toml, "
+                    "or name the module that has it with --plugins"
+                )
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -16,16 +16,17 @@ import pytest
 
 from harness import host as hosts
 from harness import profiles
-from harness.case import Case, grid
-from harness.errors import HarnessError, unknown
+from harness.case import Case, combine, grid
+from harness.errors import CaseError, HarnessError
 from harness.feasible import why_not
 from harness.host import Host
 from harness.pipeline import Outcome, Pipeline, RunOptions
 from harness.plugins import InputKind
-from harness.profiles import Profile
+from harness.profiles import ModelSettings, Profile
 from harness.recording import ReplayClock
 from harness.registry import Registry, discover
 from harness.report.progress import ProgressLine
+from harness.selection import Selection, named_cases, refuse_unknown, select
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ class Suite:
     pipeline: Pipeline
     options: RunOptions
     outcomes: list[Outcome]
+    selection: Selection = field(default_factory=Selection)
     said: list[str] = field(default_factory=list)
     """What benchmarks of the harness itself found."""
     not_stored: list[str] = field(default_factory=list)
@@ -81,8 +83,10 @@ def suite_of(config: pytest.Config) -> Suite:
         plugins = tuple(config.getoption("bench_plugins"))
         registry = discover(plugins)
         registry.find("launchers", config.getoption("launcher"))
-        known = profiles.load(config.rootpath / "benches" / "profiles.toml")
+        benches = config.rootpath / "benches"
+        known = profiles.load(benches / "profiles.toml")
         profile = profiles.choose(known, config.getoption("profile"), device_kind=host.device_kind)
+        profiles.refuse_unknown(profile, models=registry.models)
         stored = stored_runs(config)
         options = RunOptions(
             data_root=_data_root(config.getoption("data_root"), download=config.getoption("download")),
@@ -91,12 +95,25 @@ def suite_of(config: pytest.Config) -> Suite:
             launcher=config.getoption("launcher"),
             case_timeout_s=config.getoption("case_timeout"),
             reference=config.getoption("reference"),
+            recertify=config.getoption("recertify"),
+            seeds=config.getoption("seeds"),
             baselines=stored and stored / host.name,
         )
         progress = _progress(config)
         watch = progress or (lambda title, folder: nullcontext())
         pipeline = Pipeline(host=host, registry=registry, profile=profile, options=options, watch=watch)
-        config.stash[SUITE] = Suite(host, registry, profile, pipeline, options, [], progress=progress)
+        selection = Selection(
+            variants=select(
+                config.getoption("keyword"),
+                config.getoption("markexpr"),
+                config.getoption("bench_options"),
+                names={*registry.models, *registry.strategies},
+            ),
+            cases=tuple(
+                named_cases(config.args, start=config.invocation_params.dir, benches=benches, registry=registry)
+            ),
+        )
+        config.stash[SUITE] = Suite(host, registry, profile, pipeline, options, [], selection, progress=progress)
     return config.stash[SUITE]
 
 
@@ -127,50 +144,66 @@ def _progress(config: pytest.Config) -> ProgressLine | None:
     return ProgressLine(os.fdopen(os.dup(stream.fileno()), "w", encoding="utf-8"), column=writer)
 
 
-def params(wanted: Grid, suite: Suite) -> Iterator[Any]:
-    """Yield a pytest parameter for each case of a grid, with its marks and, if it cannot run here, the reason."""
+def params(wanted: Grid, suite: Suite, file: Path) -> Iterator[Any]:
+    """Yield a pytest parameter for each case of a bench file's grid with each of the run's options.
+
+    A parameter has its case's marks and, if it cannot run here, the reason. Cases that are named by their id follow.
+    """
     models = {name: model for name, model in suite.registry.models.items() if model.input is wanted.input}
     settings = {name: suite.profile.settings(model) for name, model in models.items()}
-    cases = grid(
+    cells = grid(
         models=models,
         strategies=suite.registry.strategies,
         gpu_counts=wanted.gpu_counts,
         batch_sizes={name: of_model.batch_sizes for name, of_model in settings.items()},
     )
-    for case in cases:
+    made: set[str] = set()
+    for cell, tokens in itertools.product(cells, suite.selection.variants):
+        name = "-".join((cell.id, *tokens))
+        made.add(name)
+        yield _param(name, cell.axes | combine(tokens), settings[cell.model], suite)
+    for place, case in suite.selection.cases:
+        if place == file and case.model in models and case.id not in made:
+            made.add(case.id)
+            yield _param(case.id, case.axes, settings[case.model], suite)
+
+
+def _param(name: str, axes: dict[str, Any], settings: ModelSettings, suite: Suite) -> Any:
+    marks = [
+        pytest.mark.bench(**axes),
+        pytest.mark.benchmark(timer=ReplayClock(), group=f"{axes['model']} bs{axes['batch_size']}"),
+    ]
+    case: Case | None = None
+    try:
+        case = Case(**axes)
         reason = why_not(
             case,
             host=suite.host,
             registry=suite.registry,
-            settings=settings[case.model],
+            settings=settings,
             data_root=suite.options.data_root,
             download=suite.options.download,
         )
-        marks = [
-            pytest.mark.bench(**case.axes),
-            pytest.mark.benchmark(timer=ReplayClock(), group=f"{case.model} bs{case.batch_size}"),
-        ]
-        if reason:
-            marks.append(pytest.mark.skip(reason=reason))
-        if not settings[case.model].in_default_matrix:
-            marks.append(pytest.mark.when_named(case.model))
-        yield pytest.param(case, id=case.id, marks=marks)
+    except CaseError as error:
+        reason = f"no such case: {error}"
+    if reason:
+        marks.append(pytest.mark.skip(reason=reason))
+    if not settings.in_default_matrix:
+        marks.append(pytest.mark.when_named(axes["model"]))
+    return pytest.param(case, id=name, marks=marks)
 
 
 def refuse_unknown_names(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Raise for a word of -k or a model or strategy of -m that no test has, rather than run nothing for it."""
+    """Raise for a word of -k or an axis of -m that no test has, rather than run nothing for it."""
     cases = [case for case in map(case_of, items) if case]
     if not cases:
         return
-    everything = " ".join(item.nodeid for item in items).lower()
-    axes = {axis: {getattr(case, axis) for case in cases} for axis in ("model", "strategy")}
-    for word in re.findall(r"\w+", config.getoption("keyword")):
-        if word not in ("and", "or", "not") and word.lower() not in everything:
-            known = {token for case in cases for token in case.id.split("-")}
-            raise pytest.UsageError(f"-k: {unknown('case with', word, known)}")
-    for axis, name in re.findall(r"(model|strategy)\s*=\s*['\"](\w+)", config.getoption("markexpr")):
-        if name not in axes[axis]:
-            raise pytest.UsageError(f"-m: {unknown(axis, name, axes[axis])}")
+    try:
+        refuse_unknown(
+            config.getoption("keyword"), config.getoption("markexpr"), cases=cases, tests=(i.nodeid for i in items)
+        )
+    except CaseError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def case_of(item: pytest.Item) -> Case | None:

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import fields
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.case import Case, grid
+from harness.case import OPTIONS, Case, combine, grid, kind_of, option, spell
 from harness.errors import CaseError
 from tests.made import ANY_SPEED
 
 PLAIN = {"model": "resnet18", "strategy": "ddp", "gpu_count": 2, "batch_size": 32}
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True)
-OPTIONS = {"precision": "fp32", "offload": "none", "checkpointing": False, "accumulation": 1}
+PLAIN_OPTIONS = {
+    "precision": "fp32",
+    "offload": "none",
+    "checkpointing": False,
+    "accumulation": 1,
+    "clipping": None,
+    "schedule": "constant",
+    "lr_warmup": 0,
+    "lr_scaling": False,
+    "fused": False,
+    "compiled": False,
+    "channels_last": False,
+}
+# As a person writes them: whole, or with some of six digits behind the point.
+NORMS = st.integers(1, 999_999) | st.decimals("0.0001", "9.9999", places=4).map(float)
 
 
 @st.composite
@@ -29,6 +45,13 @@ def axes(draw):
         "offload": draw(st.sampled_from(["none", "cpu"])),
         "checkpointing": draw(st.booleans()),
         "accumulation": accumulation,
+        "clipping": draw(st.none() | NORMS),
+        "schedule": draw(st.sampled_from(["constant", "linear", "cosine"])),
+        "lr_warmup": draw(st.integers(0, 100_000)),
+        "lr_scaling": draw(st.booleans()),
+        "fused": draw(st.booleans()),
+        "compiled": draw(st.booleans()),
+        "channels_last": draw(st.booleans()),
     }
 
 
@@ -44,18 +67,106 @@ def test_every_case_is_the_case_its_id_spells(drawn):
 @ANY_SPEED
 @given(axes())
 def test_a_default_is_never_written(drawn):
-    unlike = [axis for axis, default in OPTIONS.items() if drawn[axis] != default]
+    unlike = [axis for axis, default in PLAIN_OPTIONS.items() if drawn[axis] != default]
     assert len(Case(**drawn).id.split("-")) == 4 + len(unlike)
 
 
+@ANY_SPEED
+@given(axes())
+def test_tokens_are_of_known_kinds_and_combine_to_the_cases_options_in_any_order(drawn):
+    case = Case(**drawn)
+    assert {kind_of(token) for token in case.options} <= set(OPTIONS)
+    combined = combine(reversed(case.options))
+    assert combined == {axis: drawn[axis] for axis, default in PLAIN_OPTIONS.items() if drawn[axis] != default}
+    assert tuple(spell(axis, value) for axis, value in combined.items()) == case.options
+
+
+@ANY_SPEED
+@given(axes())
+def test_an_id_is_a_folders_name_and_words_that_pytest_can_select_by(drawn):
+    assert re.fullmatch(r"[a-z0-9_.-]+", Case(**drawn).id)
+    # No token is within another, so that `-k` finds the one option alone: but for numbers that begin alike.
+    assert not [(a, b) for a, b in itertools.permutations(OPTIONS, 2) if a in b]
+
+
 def test_these_tests_draw_every_axis():
-    assert {field.name for field in fields(Case)} == set(PLAIN) | set(OPTIONS)
+    assert {field.name for field in fields(Case)} == set(PLAIN) | set(PLAIN_OPTIONS)
 
 
 def test_tokens_stand_in_one_order():
-    case = Case(**PLAIN, precision="bf16", offload="cpu", checkpointing=True, accumulation=4)
-    assert case.id == "resnet18-ddp-2gpu-bs32-bf16-offload-ckpt-accum4"
-    assert case.options == ("bf16", "offload", "ckpt", "accum4")
+    everything = {
+        "channels_last": True,
+        "compiled": True,
+        "fused": True,
+        "lr_scaling": True,
+        "lr_warmup": 5,
+        "schedule": "cosine",
+        "clipping": 0.5,
+        "accumulation": 4,
+        "checkpointing": True,
+        "offload": "cpu",
+        "precision": "bf16",
+    }
+    case = Case(**PLAIN, **everything)
+    options = "bf16-offload-ckpt-accum4-clip0.5-cosine-warmup5-lrscale-fused-compile-chlast"
+    assert case.id == f"resnet18-ddp-2gpu-bs32-{options}"
+    assert case.options == tuple(options.split("-"))
+    assert combine(sorted(case.options)) == everything
+
+
+@pytest.mark.parametrize(
+    ("token", "axes"),
+    [
+        ("bf16", {"precision": "bf16"}),
+        ("fp16", {"precision": "fp16"}),
+        ("offload", {"offload": "cpu"}),
+        ("ckpt", {"checkpointing": True}),
+        ("accum8", {"accumulation": 8}),
+        ("clip1", {"clipping": 1.0}),
+        ("clip0.5", {"clipping": 0.5}),
+        ("linear", {"schedule": "linear"}),
+        ("cosine", {"schedule": "cosine"}),
+        ("warmup10", {"lr_warmup": 10}),
+        ("lrscale", {"lr_scaling": True}),
+        ("fused", {"fused": True}),
+        ("compile", {"compiled": True}),
+        ("chlast", {"channels_last": True}),
+    ],
+)
+def test_each_option_sets_its_axis(token, axes):
+    assert option(token) == axes
+    assert Case(**PLAIN, **axes).id == f"resnet18-ddp-2gpu-bs32-{token}"
+    assert kind_of(token) in OPTIONS
+
+
+def test_every_kind_of_option_is_told_to_who_mistypes_one():
+    with pytest.raises(CaseError) as refused:
+        option("xyz")
+    told = str(refused.value).partition("known: ")[2].split(", ")
+    assert sorted(word.removesuffix("<n>") for word in told) == sorted(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["bf61"], "no option 'bf61'; did you mean 'bf16'?"),
+        (["accum"], "no option 'accum'; did you mean 'accum<n>'?"),
+        (["accum1"], "option 'accum1' is what a case is without it; leave it out"),
+        (["warmup0"], "option 'warmup0' is what a case is without it"),
+        (["fp32"], "option 'fp32' is what a case is without it"),
+        (["accum04"], "option 'accum04' is not how an id spells it; write 'accum4'"),
+        (["clip0.50"], "option 'clip0.50' is not how an id spells it; write 'clip0.5'"),
+        (["clip0"], "clipping is 0.0; it must be a norm"),
+        (["accum0"], "accumulation is 0; it must be"),
+        (["bf16", "ckpt", "fp16"], "options 'bf16' and 'fp16' both set precision; choose one"),
+        (["ckpt", "ckpt"], "options 'ckpt' and 'ckpt' both set checkpointing"),
+        ([""], "no option ''"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_by_name(tokens, message):
+    with pytest.raises(CaseError) as refused:
+        combine(tokens)
+    assert message in str(refused.value)
 
 
 def test_the_global_batch_is_the_batch_of_all_gpus_and_accumulation_is_within_it():
@@ -98,7 +209,12 @@ def test_a_number_too_long_for_python_to_read_is_refused_too():
         ("resnet18-d.dp-2gpu-bs8", "strategy 'd.dp' is no name"),
         ("resnet18-ddp-0gpu-bs8", "gpu_count is 0; it must be a whole number of at least 1"),
         ("resnet18-ddp-2gpu-bs0", "batch_size is 0; it must be"),
-        ("resnet18-ddp-2gpu-bs8-fast", "no option 'fast'; known: bf16, fp16, offload, ckpt, accum<n>"),
+        ("resnet18-ddp-2gpu-bs8-fast", "no option 'fast'; did you mean 'chlast'?"),
+        ("resnet18-ddp-2gpu-bs8-clip.5", "no option 'clip.5'; did you mean 'clip<n>'?"),
+        ("resnet18-ddp-2gpu-bs8-clip1e-05", "no option 'clip1e'"),
+        ("resnet18-ddp-2gpu-bs8-clip0", "clipping is 0.0; it must be a norm of 0.0001 to 999999 in at most 6 digits"),
+        ("resnet18-ddp-2gpu-bs8-clip0.00001", "clipping is 1e-05; it must be a norm"),
+        ("resnet18-ddp-2gpu-bs8-clip1234567", "clipping is 1234567.0; it must be a norm"),
         ("resnet18-ddp-2gpu-bs8-accum", "no option 'accum'"),
         ("resnet18-ddp-2gpu-bs8-accum3", "batch of 8 per GPU does not divide into 3 micro-batches"),
         ("resnet18-ddp-2gpu-bs8-accum0", "accumulation is 0; it must be"),
@@ -108,6 +224,7 @@ def test_an_id_of_no_possible_case_names_the_axis(text, message):
     with pytest.raises(CaseError) as refused:
         Case.parse(text)
     assert message in str(refused.value)
+    assert repr(text) in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +236,10 @@ def test_an_id_of_no_possible_case_names_the_axis(text, message):
         ("resnet18-ddp-2gpu-bs32-fp32", "resnet18-ddp-2gpu-bs32"),
         ("resnet18-ddp-2gpu-bs32-accum1", "resnet18-ddp-2gpu-bs32"),
         ("resnet18-ddp-2gpu-bs32-ckpt-bf16", "resnet18-ddp-2gpu-bs32-bf16-ckpt"),
+        ("resnet18-ddp-2gpu-bs32-warmup0", "resnet18-ddp-2gpu-bs32"),
+        ("resnet18-ddp-2gpu-bs32-warmup010", "resnet18-ddp-2gpu-bs32-warmup10"),
+        ("resnet18-ddp-2gpu-bs32-clip1.0", "resnet18-ddp-2gpu-bs32-clip1"),
+        ("resnet18-ddp-2gpu-bs32-cosine-clip1", "resnet18-ddp-2gpu-bs32-clip1-cosine"),
         ("resnet18-ddp-2gpu-bs32-bf16-bf16", "resnet18-ddp-2gpu-bs32-bf16"),
         ("resnet18-ddp-2gpu-bs32-bf16-fp16", "resnet18-ddp-2gpu-bs32-fp16"),
     ],
@@ -139,6 +260,27 @@ def test_a_case_spelled_otherwise_is_refused_with_its_id(text, spelled):
         ("accumulation", "2"),
         ("precision", "fp64"),
         ("offload", "disk"),
+        ("offload", True),
+        ("checkpointing", "yes"),
+        ("checkpointing", 1),
+        ("clipping", 0),
+        ("clipping", -1.0),
+        ("clipping", 1e-5),
+        ("clipping", 1e6),
+        ("clipping", 0.1 + 0.2),
+        ("clipping", float("nan")),
+        ("clipping", float("inf")),
+        ("clipping", True),
+        ("clipping", "1"),
+        ("schedule", "step"),
+        ("lr_warmup", -1),
+        ("lr_warmup", 1.0),
+        ("lr_warmup", True),
+        ("lr_scaling", None),
+        ("fused", 0),
+        ("compiled", "inductor"),
+        ("channels_last", 1),
+        ("strategy", None),
         ("model", ""),
         ("strategy", "zero-1"),
     ],

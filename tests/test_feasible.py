@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.case import Case
+from harness.case import OPTIONS, Case
 from harness.feasible import why_not
 from harness.plugins import Dataset, InputKind, Model, Strategy
 from harness.profiles import ModelSettings
@@ -82,12 +82,20 @@ def test_nothing_speaks_against_a_plain_case(count):
             "way cannot train net on any machine: it cuts images across channels",
         ),
         (
-            {"case": {"precision": "bf16", "checkpointing": True}, "strategy": {"options": frozenset({"ckpt"})}},
-            "way has no bf16: choose another strategy or leave the option out",
+            {"case": {"precision": "bf16", "checkpointing": True}, "strategy": {"refuses": {"bf16": "it is FP32's."}}},
+            "way has no bf16: it is FP32's.",
         ),
         (
-            {"case": {"accumulation": 4, "offload": "cpu"}},
-            "way has no offload, accum4: choose another strategy or leave the option out",
+            {"case": {"accumulation": 4, "clipping": 0.5}, "strategy": {"refuses": {"accum": "it has one backward."}}},
+            "way has no accum4: it has one backward.",
+        ),
+        (
+            {"case": {"accumulation": 4, "clipping": 0.5}, "model": {"refuses": {"clip": "it has no gradients."}}},
+            "net has no clip0.5: it has no gradients.",
+        ),
+        (
+            {"case": {"fused": True}, "strategy": {"refuses_on_cpu": {"fused": "its kernel is CUDA's."}}},
+            "way has no fused: its kernel is CUDA's.",
         ),
         (
             {"strategy": CUDA_ONLY},
@@ -131,7 +139,10 @@ def test_each_reason_says_what_would_make_it_run(facts, reason):
     "facts",
     [
         {"strategy": CUTS},
-        {"case": {"accumulation": 4, "precision": "fp16"}, "strategy": {"options": frozenset({"accum", "fp16"})}},
+        {"case": {"accumulation": 4, "precision": "fp16"}},
+        {"case": {"offload": "cpu"}, "strategy": {"refuses": {"ckpt": "no"}}, "model": {"refuses": {"bf16": "no"}}},
+        {"case": {"precision": "bf16"}, "strategy": {"refuses": {"fp16": "no"}, "refuses_on_cpu": {"fp16": "no"}}},
+        {"case": {"fused": True}, "strategy": {"refuses_on_cpu": {"fused": "no"}}, "host": made_host(gpus=2)},
         {"strategy": CUDA_ONLY, "host": made_host(gpus=2)},
         {"strategy": {"requires": ("json",)}},
         {"case": {"gpu_count": 8}, "host": made_host(cores=8)},
@@ -145,12 +156,14 @@ def test_what_is_there_is_no_reason(facts):
 
 def test_what_can_never_work_is_said_before_what_is_only_missing_here():
     """All is wrong at first; whatever is mended, the next reason in this order shows."""
-    strategy = CUTS | CUDA_ONLY | ABSENT
-    wrong = DETECTION | {"strategy": strategy, "case": {"gpu_count": 9, "precision": "bf16"}, "embedded": None}
+    strategy = CUTS | CUDA_ONLY | ABSENT | {"refuses": {"bf16": "no"}, "refuses_on_cpu": {"fused": "no"}}
+    case = {"gpu_count": 9, "precision": "bf16", "fused": True}
+    wrong = DETECTION | {"strategy": strategy, "case": case, "embedded": None}
     mend = [
         ("on any machine", lambda: wrong.pop("model")),
-        ("has no bf16", lambda: strategy.update(options=frozenset({"bf16"}))),
+        ("has no bf16", lambda: strategy.pop("refuses")),
         ("needs another device", lambda: strategy.pop("devices")),
+        ("has no fused", lambda: strategy.pop("refuses_on_cpu")),
         ("needs no_such_library", lambda: strategy.pop("requires")),
         ("9 ranks asked for", lambda: wrong["case"].pop("gpu_count")),
         ("give its folder", lambda: wrong.pop("embedded")),
@@ -159,6 +172,39 @@ def test_what_can_never_work_is_said_before_what_is_only_missing_here():
         assert words in _why(**wrong)
         mended()
     assert _why(**wrong) is None
+
+
+def test_compile_needs_on_a_cpu_what_builds_kernels(tmp_path, monkeypatch):
+    compiled = {"case": {"compiled": True}}
+    headers = tmp_path / "include"
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(headers))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert _why(**compiled) == (
+        "compile needs a C++ compiler, and 'g++' cannot be found: install g++, or name one in CXX"
+    )
+    assert _why(**compiled, host=made_host(gpus=2)) is None
+    assert _why() is None
+
+    monkeypatch.setenv("CXX", "clang++ -stdlib=libc++")
+    assert "'clang++ -stdlib=libc++' cannot be found" in _why(**compiled)
+    (tmp_path / "clang++").touch(mode=0o755)
+    assert _why(**compiled) == (
+        f"compile needs Python's headers, and {headers} has none: install them (Debian: python3-dev)"
+    )
+    headers.mkdir()
+    (headers / "Python.h").touch()
+    assert _why(**compiled) is None
+
+
+def test_the_suites_own_refusals_are_of_options_that_there_are_and_give_a_reason():
+    registry = discover()
+    refusals = [(owner, owner.refuses) for owner in (*registry.strategies.values(), *registry.models.values())]
+    refusals += [(strategy, strategy.refuses_on_cpu) for strategy in registry.strategies.values()]
+    for owner, reasons in refusals:
+        assert set(reasons) <= set(OPTIONS), owner.name
+        assert all(reason.strip() for reason in reasons.values()), owner.name
 
 
 def test_the_suites_own_strategies_that_cannot_take_something_say_why():

@@ -160,6 +160,29 @@ def test_the_default_goes_by_the_device_and_an_unknown_name_gets_a_suggestion():
         profiles.choose(known, "smok", device_kind="cpu")
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            "models.resnet81",
+            "profile 'made': no model 'resnet81'; did you mean 'resnet18'?; mend benches/profiles.toml",
+        ),
+        ("kinds.image", "profile 'made': no input kind 'image'; did you mean 'images'?; mend benches/profiles.toml"),
+    ],
+)
+def test_a_table_for_what_there_is_not_is_refused_with_a_suggestion(tmp_path, table, message):
+    file = tmp_path / "profiles.toml"
+    file.write_text(f"[made]\nabout = 'made'\ncase_timeout_s = 60\n[made.{table}]\nepochs = 9\n")
+    with pytest.raises(ProfileError) as refused:
+        profiles.refuse_unknown(profiles.load(file)["made"], models=["net", "resnet18"])
+    assert str(refused.value).startswith(message)
+
+
+def test_a_table_for_a_model_or_a_kind_that_there_is_is_not_refused():
+    made = profiles.Profile(name="made", about="", case_timeout_s=1, kinds={"images": {}}, models={"net": {}})
+    profiles.refuse_unknown(made, models=["net"])
+
+
 def test_the_suites_own_profiles_are_the_three_that_are_promised():
     assert {"smoke", "standard", "paper"} <= set(profiles.load(PROFILES))
 

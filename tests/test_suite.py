@@ -15,11 +15,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.case import Case
+
 ROOT = Path(__file__).parents[1]
+TEST = "benches/test_classification.py::test_train"
 
 
 def _command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pytest", "benches", "--plugins", "plugins_for_tests", *arguments]
+    folder = [] if any("::" in argument for argument in arguments) else ["benches"]
+    return [sys.executable, "-m", "pytest", *folder, "--plugins", "plugins_for_tests", *arguments]
 
 
 @pytest.fixture
@@ -117,6 +121,11 @@ def test_a_failing_rank_fails_its_own_test_and_the_rest_of_the_run_goes_on(envir
         (("--profile", "smok"), "no profile 'smok'; did you mean 'smoke'?"),
         (("-k", "resnt18"), "no case with 'resnt18'; did you mean 'resnet18'?"),
         (("-m", "bench(strategy='fdsp2')"), "no strategy 'fdsp2'; did you mean 'fsdp2'?"),
+        (("-k", "bf61 and 2gpu"), "no case with 'bf61'; did you mean 'bf16'?"),
+        (("-m", "bench(clipping=0.5)"), "pytest reads no fraction there; name the option instead: -k clip0.5"),
+        (("--options", "bf61"), "--options: no option 'bf61'; did you mean 'bf16'?"),
+        ((f"{TEST}[resnet18-ddp-2gpu-bs8-accum3]",), "batch of 8 per GPU does not divide into 3 micro-batches"),
+        ((f"{TEST}[resnt18-ddp-2gpu-bs8]",), "no model 'resnt18'; did you mean 'resnet18'?"),
         (("--launcher", "torchrum"), "no launcher 'torchrum'; did you mean 'torchrun'?"),
         (("--data-root", "/nowhere/at/all"), "--data-root /nowhere/at/all is no folder"),
         (("--download",), "--download has nowhere to put the data"),
@@ -130,6 +139,17 @@ def test_a_wrong_name_is_one_clear_error(environment, arguments, said):
     assert done.returncode == 4, done.stdout + done.stderr
     assert re.search(re.escape(said) if "|" not in said else said, done.stdout + done.stderr)
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("model", "code"), [("tiny_net", 0), ("tiny_ent", 4)])
+def test_a_profile_may_name_a_model_of_plugins_and_none_that_there_is_not(environment, tmp_path, model, code):
+    file = tmp_path / "benches" / "profiles.toml"
+    file.parent.mkdir()
+    own = (ROOT / "benches" / "profiles.toml").read_text()
+    file.write_text(own + "".join(f"[{name}.models.{model}]\nepochs = 9\n" for name in ("smoke", "standard")))
+    done = _run("--collect-only", "-q", f"--rootdir={tmp_path}", f"--confcutdir={ROOT}")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert ("no model 'tiny_ent'; did you mean 'tiny_net'?" in done.stderr) == bool(code)
 
 
 def test_a_mark_selects_exactly(environment):
@@ -146,6 +166,56 @@ def test_heavy_models_run_when_named_and_not_otherwise(environment):
     assert "resnet18-ddp-1gpu" in plain.stdout
     assert "resnet50-ddp-1gpu" in _run("--collect-only", "-q", "-k", "resnet50").stdout
     assert "resnet50-ddp-1gpu" in _run("--collect-only", "-q", "--matrix", "full").stdout
+
+
+def _collected(*arguments: str) -> list[str]:
+    done = _run("--collect-only", "-q", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return re.findall(r"test_train\[(.*)\]", done.stdout)
+
+
+def test_a_plain_run_has_plain_cases_alone_and_collects_nothing_more(environment):
+    done = _run("--collect-only", "-q")
+    assert not [case for case in re.findall(r"test_train\[(.*)\]", done.stdout) if Case.parse(case).options]
+    assert _counts(done) == _counts(_run("--collect-only", "-q", "--options", ""))
+    assert _counts(done)[0] < _counts(_run("--collect-only", "-q", "-k", "bf16"))[0]
+
+
+def _counts(done: subprocess.CompletedProcess[str]) -> tuple[int, int]:
+    """Return how many tests were collected, and how many of them were deselected."""
+    _, collected, deselected = re.search(r"(\d+)/(\d+) tests collected \((\d+) deselected\)", done.stdout).groups()
+    return int(collected), int(deselected)
+
+
+def test_an_option_that_is_named_is_in_the_matrix(environment):
+    zero = [f"tiny_net-zero{stage}-2gpu-bs8" for stage in (1, 2, 3)]
+    assert _collected("-k", "tiny_net and zero and 2gpu and bf16") == [f"{case}-bf16" for case in zero]
+    assert _collected("-k", "tiny_net and zero1 and 2gpu and ckpt and clip0.5") == [f"{zero[0]}-ckpt-clip0.5"]
+    assert _collected("-k", "tiny_net and zero1 and 2gpu and not bf16") == zero[:1]
+    mark = "bench(model='tiny_net', strategy='zero3', precision='bf16', accumulation=2, gpu_count=2)"
+    assert _collected("-m", mark) == [f"{zero[2]}-bf16-accum2"]
+
+
+def test_options_make_the_whole_matrix_with_them(environment):
+    plain = _collected()
+    assert _collected("--options", "bf16-ckpt") == [f"{case}-bf16-ckpt" for case in plain]
+    both = _collected("--options", "", "--options", "ckpt-bf16", "-k", "tiny_net and ddp and 1gpu")
+    assert both == ["tiny_net-ddp-1gpu-bs8", "tiny_net-ddp-1gpu-bs8-bf16-ckpt"]
+
+
+def test_a_test_named_by_its_id_runs_even_if_no_grid_has_it(environment):
+    heavy = "vit_b16-zero3-3gpu-bs64-bf16-offload-ckpt"
+    assert _collected(f"{TEST}[{heavy}]") == [heavy]
+    two = ["tiny_net-ddp-1gpu-bs8", "tiny_net-ddp-1gpu-bs24-accum3"]
+    assert _collected(*(f"{TEST}[{case}]" for case in two)) == two
+
+
+def test_an_option_that_a_batch_cannot_have_skips_its_case_with_the_reason(environment):
+    done = _run("-k", "accum3 and ddp and 1gpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no such case: batch of 8 per GPU does not divide into 3 micro-batches" in done.stdout
+    # What is left out is told of what was selected: one case each, and not the plain one beside it.
+    assert "left out: fasterrcnn_r50 (1), resnet50 (1), vit_b16 (1)" in done.stdout
 
 
 def test_a_dataset_that_is_not_there_skips_its_cases_with_what_would_help(environment, tmp_path):
