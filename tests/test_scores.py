@@ -1,4 +1,7 @@
-"""Scores count each validation image once and are what plain arithmetic and plain pycocotools say."""
+"""Scores count each validation image once and are what plain arithmetic and plain pycocotools say.
+
+`test_average_precision` holds them to a stored case.
+"""
 
 from __future__ import annotations
 
@@ -96,6 +99,7 @@ def imperfect(truth_file: Path, dataset: CocoImages) -> list[tuple[int, dict[str
 def test_accuracy_is_the_share_of_right_classes() -> None:
     predictions = [(2, 5, 5), (0, 1, 1), (3, 4, 0), (1, 0, 0)]
     assert scored(ACCURACY, predictions, range(4)) == {"accuracy": 0.75}
+    assert scored(ACCURACY, [(0, 0, 0), (1, 0, 1), (2, 1, 0)], range(3)) == {"accuracy": 1 / 3}  # in FP64
     assert scored(ACCURACY, [(0, 3, 3)], range(1)) == {"accuracy": 1.0}
     assert scored(ACCURACY, [(0, 3, 4)], range(1)) == {"accuracy": 0.0}
 

@@ -30,5 +30,4 @@ def check_each_once(indices: Iterable[int], count: int) -> None:
 
 def last_score(result: Result, name: str) -> float | None:
     """Return a score of the last epoch; None where it was not validated, or by other scores."""
-    epochs = result.lead.epochs
-    return (epochs[-1].scores or {}).get(name) if epochs else None
+    return result.last_scores(name)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -20,12 +21,13 @@ def average_buffers(module: nn.Module, world: World) -> None:
     """Replace every floating buffer by its mean over the ranks.
 
     During training each rank keeps the BatchNorm statistics of its own micro-batches, under every strategy alike; this
-    makes one model of them before it is evaluated or saved.
+    makes one model of them before it is evaluated or saved. The sum is in FP64, where it and its quotient are exact for
+    equal buffers: in FP32 the mean of three equal numbers can be another one.
     """
     floating = [b for b in module.buffers() if b.is_floating_point()]
     if world.size == 1 or not floating:
         return
-    flat = torch.cat([b.detach().reshape(-1).float() for b in floating])
+    flat = torch.cat([b.detach().reshape(-1).double() for b in floating])
     dist.all_reduce(flat)
     flat /= world.size
     for buffer, mean in zip(floating, torch.split(flat, [b.numel() for b in floating]), strict=True):
@@ -37,7 +39,16 @@ def evaluate(
 ) -> Scores | None:
     """Return the scores of the module on all validation images; rank 0 gets them, the others None.
 
-    Collective: every rank makes the same number of forwards.
+    Collective: every rank makes the same number of forwards. Equal weights and batch size give equal scores, to the
+    last digit, for any number of ranks: `ValidationData` keeps the batches the same, and predictions are scored in the
+    order of their images. (`dp` drives its GPUs from one rank, which cuts a short last batch differently.)
+
+    Args:
+        module: as its strategy sharded it; left in training mode.
+        data: this rank's batches.
+        world: this rank's place.
+        kind: what a batch looks like.
+        score: functions of all predictions, in the order of their images, and the dataset.
     """
     predict = _PREDICT[kind]
     predictions: list[Any] = []
@@ -47,7 +58,7 @@ def evaluate(
         for indices, batch in data:
             found = predict(module, to_device(batch, world.device))
             # A rank that has run out has no index left, so what it found for image 0 is dropped.
-            predictions += [(index, *one) for index, one in zip(indices, found, strict=False)]
+            predictions += [(index, *one) for index, one in zip(indices, found, strict=bool(indices))]
     module.train()
     gathered = _gather(predictions, world)
     if gathered is None:
@@ -63,7 +74,7 @@ def _gather(predictions: list[Any], world: World) -> list[Any] | None:
         return predictions
     parts: list[Any] | None = [None] * world.size if world.rank == 0 else None
     dist.gather_object(predictions, parts)
-    return None if parts is None else [one for part in parts for one in part]
+    return None if parts is None else sorted((one for part in parts for one in part), key=itemgetter(0))
 
 
 def _classes(module: nn.Module, batch: Any) -> list[tuple[int, int]]:

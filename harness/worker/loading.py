@@ -101,9 +101,11 @@ class TrainingData:
 class ValidationData:
     """The validation batches of one rank.
 
-    Rank r takes images r, r + n, r + 2n, ... Ranks may hold unequal numbers, but a sharded module needs every rank in
-    every forward, so all ranks make the same number of batches; a rank that has run out repeats image 0, marked so that
-    its predictions are dropped.
+    Batches are the consecutive groups of `batch_size` images whatever the number of ranks, and rank r takes groups r,
+    r + n, r + 2n, ... An image's prediction depends in its last digits on what it shares a batch with: kernels differ
+    by batch size, and a detector pads every image to the largest of its batch. A sharded module needs every rank in
+    every forward, so all ranks make the same number of batches; a rank that has run out repeats image 0, marked so
+    that its prediction is dropped.
     """
 
     def __init__(
@@ -133,7 +135,7 @@ class ValidationData:
 
 def shares(images: int, ranks: int, rank: int, batch_size: int) -> list[tuple[int, ...]]:
     """Return the index batches of one rank: as many for every rank, empty where the rank has run out."""
-    own = range(rank, images, ranks)
-    longest = -(-images // ranks)
-    rounds = -(-longest // batch_size)
-    return [tuple(own[i * batch_size : (i + 1) * batch_size]) for i in range(rounds)]
+    groups = [tuple(range(images)[start : start + batch_size]) for start in range(0, images, batch_size)]
+    own = groups[rank::ranks]
+    rounds = -(-len(groups) // ranks)
+    return own + [()] * (rounds - len(own))

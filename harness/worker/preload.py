@@ -26,6 +26,7 @@ for _name in (
     "fairscale.optim",
     "transformers.models.vit.modeling_vit",
     "pycocotools.cocoeval",
+    "torchmetrics.functional.classification",
     "harness.worker.rank",
 ):
     # A library that cannot be imported is reported by the rank that needs it, with the reason.
