@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from harness.case import Precision
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -68,6 +70,8 @@ class Model:
     """Called once per rank under one seed, so every rank builds equal weights."""
     requires: tuple[str, ...] = ()
     """Top-level modules it needs beside torch, asked with `find_spec`."""
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    """Kinds of option tokens it cannot be trained with, each with the reason."""
 
 
 # ------------------------------------------------------------------------------------------------ strategies
@@ -137,6 +141,14 @@ class Workload:
     blocks: tuple[type[nn.Module], ...]
     batch_size: int
     """Samples per GPU and optimizer update."""
+    accumulation: int = 1
+    """Micro-batches that `step` cuts its batch into; the update is that of the whole batch's mean loss."""
+    clipping: float | None = None
+    """Largest norm of the global gradient; a larger one is scaled down to it before the update."""
+    precision: Precision = "fp32"
+    """`loss` runs under torch's autocast to this type already; FP16 needs its loss scaled besides."""
+    offload: bool = False
+    """Whether parameters and optimizer state rest in the host's memory."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -150,6 +162,32 @@ class Trainee:
     full_state: Callable[[], dict[str, torch.Tensor]]
     """Collective: every rank calls it; rank 0 gets the unsharded parameters and buffers on the CPU under the plain
     module's names, other ranks get those or an empty dict."""
+    optimizer: torch.optim.Optimizer
+    """What a learning-rate schedule acts on."""
+    applied: torch.optim.Optimizer
+    """The torch optimizer that writes this rank's part of the parameters: its groups hold what is updated, with the
+    gradients that are applied. Mostly `optimizer` itself; a library's own may wrap it."""
+    kept: Callable[[], Iterable[torch.Tensor]] | None = None
+    """The tensors in which this rank keeps parameters between steps; None for the module's own."""
+
+
+Shape = tuple[int, ...]
+"""Of a parameter."""
+
+Unit = tuple[Shape, ...]
+"""The parameters that a wrapping strategy keeps together, in the order of the module: those of one block and of no
+block inside it; the last unit of a model has what is in no block."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What the ranks move by one kind of collective in one update."""
+
+    kind: Literal["all_reduce", "reduce_scatter", "all_gather", "reduce", "broadcast"]
+    elements: int
+    """Of one rank's input tensors, over all calls."""
+    calls: int | None = None
+    """None where the library decides by sizes of buckets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +206,18 @@ class Strategy:
     devices: frozenset[str] = frozenset({"cpu", "cuda"})
     needs_device: str = ""
     """Why not the other device kinds, a sentence."""
-    options: frozenset[str] = frozenset()
-    """Option tokens of a case id it can honour (accumulation as `accum`)."""
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    """Kinds of option tokens (`harness.case.OPTIONS`) it cannot honour, each with the reason, completing "<strategy>
+    has no <option>: ..."."""
+    refuses_on_cpu: Mapping[str, str] = field(default_factory=dict)
+    """The like for option tokens that it can honour with CUDA GPUs only."""
+    shards: frozenset[Literal["parameters", "optimizer"]] = frozenset()
+    """What each rank keeps only its share of, between steps."""
+    whole_below: int = 0
+    """Parameters of fewer elements stay whole on every rank, even if it shards parameters."""
+    traffic: Callable[[Sequence[Unit], int], Sequence[Traffic]] | None = None
+    """Given a model that is trained as a whole and the number of ranks, at least two: what an update without
+    accumulation must move, in closed form, norms and flags of one element left out. None is not predicted."""
 
 
 # -------------------------------------------------------------------------------------------------- datasets

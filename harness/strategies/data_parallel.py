@@ -7,10 +7,15 @@ rank, whose statistics are those of its first GPU's share of the batch: the othe
 
 from __future__ import annotations
 
+import itertools
+import math
 import warnings
+from collections.abc import Sequence
 
-from harness.plugins import InputKind, Processes, Strategy, Trainee, Workload, World
+from harness.plugins import InputKind, Processes, Strategy, Traffic, Trainee, Unit, Workload, World
 from harness.strategies._eager import eager_trainee, plain_state
+
+_WHOLE = "every GPU updates the whole model where it lies; fsdp1, fsdp2 and zero1 to zero3 can offload"
 
 
 def _dp(workload: Workload, world: World) -> Trainee:
@@ -18,7 +23,7 @@ def _dp(workload: Workload, world: World) -> Trainee:
 
     module = nn.DataParallel(workload.module, device_ids=list(range(world.devices_per_process)))
     optimizer = workload.optimizer.make(module.parameters())
-    return eager_trainee(workload, module, optimizer, lambda: plain_state(workload.module))
+    return eager_trainee(workload, world, module, optimizer, lambda: plain_state(workload.module))
 
 
 def _ddp(workload: Workload, world: World) -> Trainee:
@@ -34,7 +39,14 @@ def _ddp(workload: Workload, world: World) -> Trainee:
             broadcast_buffers=False,
         )
     optimizer = workload.optimizer.make(module.parameters())
-    return eager_trainee(workload, module, optimizer, lambda: plain_state(workload.module))
+    return eager_trainee(
+        workload, world, module, optimizer, lambda: plain_state(workload.module), no_sync=module.no_sync
+    )
+
+
+def _ddp_traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
+    """Every gradient once (Li et al., PyTorch Distributed, arXiv 2006.15704, section 3.2)."""
+    return [Traffic(kind="all_reduce", elements=sum(map(math.prod, itertools.chain(*units))))]
 
 
 DP = Strategy(
@@ -47,6 +59,8 @@ DP = Strategy(
     devices=frozenset({"cuda"}),
     needs_device="nn.DataParallel replicates over CUDA GPUs; on a machine without CUDA there is nothing to "
     "replicate over",
+    refuses={"offload": _WHOLE},
 )
 
-DDP = Strategy(name="ddp", shard=_ddp)
+
+DDP = Strategy(name="ddp", shard=_ddp, refuses={"offload": _WHOLE}, traffic=_ddp_traffic)

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import math
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from harness.plugins import Strategy, Trainee, Workload, World
+from harness.plugins import Strategy, Traffic, Trainee, Unit, Workload, World
 from harness.strategies._eager import eager_trainee, plain_state
+from harness.strategies._sharding import flat_size, sharded_traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    import torch
     from torch import nn
 
 
 def _fsdp(workload: Workload, world: World) -> Trainee:
     import torch
     from fairscale.nn.data_parallel import FullyShardedDataParallel
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
     if not world.on_cuda:
         _give_null_streams()
 
-    def wrap(unit: nn.Module) -> Any:
+    def wrap(unit: nn.Module, empty: bool = False) -> Any:
         mixed = len({p.requires_grad for p in unit.parameters() if not hasattr(p, "_is_sharded")}) > 1
         return FullyShardedDataParallel(
             unit,
             flatten_parameters=not mixed,
             mixed_precision=False,
+            move_params_to_cpu=workload.offload and not empty,  # it would look at the first of none
+            move_grads_to_cpu=workload.offload,
             # FairScale's buckets reduce-scatter a matrix, which gloo refuses; NCCL takes it.
             bucket_cap_mb=25 if world.on_cuda else 0,
             compute_device=torch.device(world.device),
@@ -36,13 +43,25 @@ def _fsdp(workload: Workload, world: World) -> Trainee:
             state_dict_on_rank_0_only=True,
         )
 
+    if workload.offload:
+        for parameter in workload.module.parameters():
+            parameter.data = parameter.data.cpu()  # it offloads only what lies there from the start
     _wrap_units(workload.module, workload.blocks, wrap)
     module = wrap(workload.module)
     if not all(parameter.requires_grad for parameter in module.params):
         # The outermost unit never frees a gathered frozen parameter, and its state_dict then fails: let it be empty.
-        module = wrap(module)
+        module = wrap(module, empty=True)
     optimizer = workload.optimizer.make(module.parameters())
-    return eager_trainee(workload, module, optimizer, module.state_dict)
+    return eager_trainee(
+        workload,
+        world,
+        module,
+        optimizer,
+        module.state_dict,
+        no_sync=module.no_sync,
+        clip=module.clip_grad_norm_,
+        scaler=ShardedGradScaler,
+    )
 
 
 def _wrap_units(
@@ -69,7 +88,7 @@ def _give_null_streams() -> None:
     import torch
     from fairscale.nn.data_parallel import fully_sharded_data_parallel
 
-    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
     cuda = SimpleNamespace(
         is_available=lambda: True,
         Stream=lambda: stream,
@@ -78,13 +97,19 @@ def _give_null_streams() -> None:
         synchronize=lambda: None,
     )
     fully_sharded_data_parallel.torch = SimpleNamespace(**{**vars(torch), "cuda": cuda})
-    # A method of tensors, so it cannot be hidden in that module alone; no CPU tensor has one that works.
+    # Methods of tensors, so they cannot be hidden in that module alone; no CPU tensor has one that works.
     torch.Tensor.record_stream = lambda tensor, stream: None  # type: ignore[assignment, method-assign]
+    torch.Tensor.cuda = torch.Tensor.pin_memory = _itself  # type: ignore[assignment, method-assign]
+
+
+def _itself(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _sdp(workload: Workload, world: World) -> Trainee:
     from fairscale.nn.data_parallel import ShardedDataParallel
     from fairscale.optim.oss import OSS
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
     trained = [parameter for parameter in workload.module.parameters() if parameter.requires_grad]
     optimizer = OSS(trained, optim=workload.optimizer.factory, **workload.optimizer.arguments)
@@ -96,14 +121,48 @@ def _sdp(workload: Workload, world: World) -> Trainee:
     )
     return eager_trainee(
         workload,
+        world,
         module,
         optimizer,
         full_state=lambda: plain_state(workload.module),
         # Gradients are views of its buckets: the optimizer's zero_grad would cut them off.
         zero_grad=functools.partial(module.zero_grad, set_to_none=True),
+        applied=optimizer.optim,
+        no_sync=module.no_sync,
+        clip=optimizer.clip_grad_norm,
+        scaler=ShardedGradScaler,
     )
 
 
-FAIRSCALE_FSDP = Strategy(name="fairscale_fsdp", shard=_fsdp, requires=("fairscale",))
+def _fsdp_traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
+    return sharded_traffic([flat_size(unit, ranks) for unit in units], ranks)
 
-FAIRSCALE_SDP = Strategy(name="fairscale_sdp", shard=_sdp, requires=("fairscale",))
+
+def _sdp_traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
+    """Each gradient goes to the rank that updates its parameter, and the parameter comes back."""
+    whole = sum(map(math.prod, itertools.chain(*units)))
+    return [Traffic(kind="reduce", elements=whole), Traffic(kind="broadcast", elements=whole)]
+
+
+_FLATTENED = "FairScale flattens parameters as contiguous memory, which forgets their format; choose ddp"
+
+FAIRSCALE_FSDP = Strategy(
+    name="fairscale_fsdp",
+    shard=_fsdp,
+    requires=("fairscale",),
+    shards=frozenset({"parameters", "optimizer"}),
+    traffic=_fsdp_traffic,
+    refuses={"chlast": _FLATTENED},
+)
+
+FAIRSCALE_SDP = Strategy(
+    name="fairscale_sdp",
+    shard=_sdp,
+    requires=("fairscale",),
+    shards=frozenset({"optimizer"}),
+    traffic=_sdp_traffic,
+    refuses={
+        "chlast": _FLATTENED,
+        "offload": "OSS updates parameters where they lie; fsdp1, fsdp2 and zero1 to zero3 can offload",
+    },
+)

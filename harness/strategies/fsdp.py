@@ -6,10 +6,14 @@ forward and again for its backward (the outermost unit stays gathered in between
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
-from harness.plugins import Strategy, Trainee, Workload, World
+from harness.plugins import Shape, Strategy, Traffic, Trainee, Unit, Workload, World
 from harness.strategies._eager import State, eager_trainee
+from harness.strategies._sharding import flat_size, sharded_traffic
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
 
 def _fsdp1(workload: Workload, world: World) -> Trainee:
     import torch
-    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+    from torch.distributed.fsdp import CPUOffload, FullyShardedDataParallel, ShardingStrategy
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
     from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
     module = FullyShardedDataParallel(
@@ -26,25 +31,36 @@ def _fsdp1(workload: Workload, world: World) -> Trainee:
         auto_wrap_policy=ModuleWrapPolicy(set(workload.blocks)),
         device_id=torch.device(world.device),  # not told, it refuses to work on a CPU
         use_orig_params=True,  # so that a unit may hold frozen parameters beside trained ones
+        cpu_offload=CPUOffload(offload_params=workload.offload),
     )
-    return _trainee(workload, module)
+    return _trainee(
+        workload, world, module, no_sync=module.no_sync, clip=module.clip_grad_norm_, scaler=ShardedGradScaler
+    )
 
 
 def _fsdp2(workload: Workload, world: World) -> Trainee:
     import torch
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
     mesh = init_device_mesh(torch.device(world.device).type, (world.size,))
+    offload = CPUOffloadPolicy(pin_memory=world.on_cuda) if workload.offload else OffloadPolicy()
     module = workload.module
     # A unit takes the parameters that no unit inside it has taken, so the innermost goes first.
     for block in reversed([m for m in module.modules() if isinstance(m, workload.blocks) and m is not module]):
-        fully_shard(block, mesh=mesh)
-    fully_shard(module, mesh=mesh)
-    return _trainee(workload, module)
+        fully_shard(block, mesh=mesh, offload_policy=offload)
+    sharded = fully_shard(module, mesh=mesh, offload_policy=offload)
+
+    @contextmanager
+    def no_sync() -> Iterator[None]:
+        sharded.set_requires_gradient_sync(False)
+        yield
+        sharded.set_requires_gradient_sync(True)
+
+    return _trainee(workload, world, module, no_sync=no_sync)
 
 
-def _trainee(workload: Workload, module: nn.Module) -> Trainee:
+def _trainee(workload: Workload, world: World, module: nn.Module, **library: Any) -> Trainee:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -53,9 +69,42 @@ def _trainee(workload: Workload, module: nn.Module) -> Trainee:
     def full_state() -> State:
         return cast("State", get_model_state_dict(module, options=whole))
 
-    return eager_trainee(workload, module, optimizer, full_state)
+    return eager_trainee(workload, world, module, optimizer, full_state, **library)
 
 
-FSDP1 = Strategy(name="fsdp1", shard=_fsdp1)
+def _fsdp1_traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
+    # With use_orig_params every parameter begins at a multiple of 16 bytes.
+    return sharded_traffic([flat_size(unit, ranks, aligned_to=4) for unit in units], ranks)
 
-FSDP2 = Strategy(name="fsdp2", shard=_fsdp2)
+
+def _fsdp2_traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
+    def size(shape: Shape) -> int:
+        rows, *rest = shape or (1,)
+        # Each parameter is cut along its first dimension, into parts of one size.
+        return -(-rows // ranks) * ranks * math.prod(rest)
+
+    return sharded_traffic([sum(map(size, unit)) for unit in units], ranks)
+
+
+FSDP1 = Strategy(
+    name="fsdp1",
+    shard=_fsdp1,
+    shards=frozenset({"parameters", "optimizer"}),
+    refuses={
+        "chlast": "on one GPU FullyShardedDataParallel gives the gradient of such a weight in another order than the "
+        "weight; choose ddp"
+    },
+    traffic=_fsdp1_traffic,
+    refuses_on_cpu={"offload": "FullyShardedDataParallel pins the host memory it offloads to, which needs CUDA"},
+)
+
+FSDP2 = Strategy(
+    name="fsdp2",
+    shard=_fsdp2,
+    shards=frozenset({"parameters", "optimizer"}),
+    refuses={
+        "chlast": "fully_shard takes contiguous parameters only; choose ddp",
+        "fused": "torch has no fused SGD for the distributed tensors that fully_shard makes of parameters",
+    },
+    traffic=_fsdp2_traffic,
+)

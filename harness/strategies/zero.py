@@ -1,7 +1,8 @@
 """DeepSpeed's ZeRO stages: `zero1`, `zero2` and `zero3`; the one place that knows the spellings of its configuration.
 
-What changes the training is stated, so that all strategies train alike: FP32, no gradient clipping (DeepSpeed's
-default is 1.0), no accumulation, and torch's own optimizer. The rest is DeepSpeed as it comes, except where noted:
+What changes the training is stated, so that all strategies train alike: no gradient clipping unless asked for
+(DeepSpeed's default is 1.0), FP32 gradients and reductions under autocast, torch's own linear layer and optimizer. The
+rest is DeepSpeed as it comes, except where noted:
 
 - it computes the norm of all gradients in every step, clipping or not, and waits for it on the host;
 - ZeRO-3 leaves parameters of fewer than 100,000 elements whole on every rank;
@@ -12,11 +13,14 @@ default is 1.0), no accumulation, and torch's own optimizer. The rest is DeepSpe
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-from harness.plugins import Batch, Strategy, Trainee, Workload, World
-from harness.strategies._eager import State, plain_state
+from harness.plugins import Batch, Strategy, Traffic, Trainee, Unit, Workload, World
+from harness.strategies._eager import State, micro_batches, plain_state
 
 if TYPE_CHECKING:
     import torch
@@ -24,22 +28,46 @@ if TYPE_CHECKING:
 _BUCKET_ELEMENTS = 2**23
 """Elements reduced at once: 32 MiB of FP32, about the bucket of the other libraries. DeepSpeed's default of 5e8
 allocates buffers of 2 GB, more than the models of this suite."""
+_WHOLE_BELOW = 100_000
+"""ZeRO-3 leaves parameters of fewer elements whole on every rank: DeepSpeed's default, stated to be relied on."""
+
+_CONTIGUOUS = "DeepSpeed broadcasts parameters and flattens them as contiguous memory only; choose ddp"
+_HOOKS = (
+    "a hook on every layer gathers its parameters, and torch.compile would stop at each and compile for minutes "
+    "layer by layer; choose zero1, zero2 or fsdp2"
+)
 
 
-def _config(stage: int, batch_size: int) -> dict[str, Any]:
-    return {
-        "train_micro_batch_size_per_gpu": batch_size,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0,
+def _config(workload: Workload, world: World, stage: int) -> dict[str, Any]:
+    zero: dict[str, Any] = {
+        "stage": stage,
+        "overlap_comm": True,
+        "reduce_bucket_size": _BUCKET_ELEMENTS,
+        "stage3_param_persistence_threshold": _WHOLE_BELOW,
+        # On by default, it would add the bias of a linear layer after rounding the product, unlike torch.
+        "memory_efficient_linear": False,
+    }
+    config = {
+        "train_micro_batch_size_per_gpu": workload.batch_size // workload.accumulation,
+        "gradient_accumulation_steps": workload.accumulation,
+        "gradient_clipping": workload.clipping or 0.0,
         "zero_allow_untested_optimizer": True,  # torch's SGD is not on DeepSpeed's list
-        "zero_optimization": {
-            "stage": stage,
-            "overlap_comm": True,
-            "reduce_bucket_size": _BUCKET_ELEMENTS,
-        },
+        "zero_optimization": zero,
         # On by default, it would synchronise the device twice a step.
         "timers": {"throughput": {"enabled": False}},
     }
+    if workload.offload:
+        on_host = {"device": "cpu", "pin_memory": world.on_cuda}
+        zero |= {"offload_optimizer": on_host} | ({"offload_param": on_host} if stage == 3 else {})
+        config["zero_force_ds_cpu_optimizer"] = False  # else torch's own would be refused
+    if workload.precision != "fp32":
+        # Without it DeepSpeed switches autocast off; named modules would be reduced in the lower precision.
+        config["torch_autocast"] = {
+            "enabled": True,
+            "dtype": {"bf16": "bfloat16", "fp16": "float16"}[workload.precision],
+            "lower_precision_safe_modules": [],
+        }
+    return config
 
 
 def _shard(workload: Workload, world: World, *, stage: int) -> Trainee:
@@ -52,24 +80,82 @@ def _shard(workload: Workload, world: World, *, stage: int) -> Trainee:
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=workload.optimizer.make(module.parameters()),
-        config=_config(stage, workload.batch_size),
+        config=_config(workload, world, stage),
         dist_init_required=False,
     )
+    if workload.precision == "fp16":
+        _scale_loss(engine.optimizer)
 
     def step(batch: Batch) -> torch.Tensor:
-        loss = workload.loss(engine, batch)
-        engine.backward(loss)
-        engine.step()
-        return loss.detach()
+        losses: list[torch.Tensor] = []
+        for part in micro_batches(batch, workload.accumulation):
+            loss = workload.loss(engine, part)
+            losses.append(engine.backward(loss).detach())
+            engine.step()
+        return sum(losses[1:], start=losses[0])
 
     def full_state() -> State:
         with deepspeed.zero.GatheredParameters(list(module.parameters()), enabled=stage == 3):
             return plain_state(module)
 
-    return Trainee(module=engine, step=step, full_state=full_state)
+    def kept() -> Iterable[torch.Tensor]:
+        """A parameter of stage 3 lies in `ds_tensor`, and in itself too if it is too small to shard."""
+        return itertools.chain(
+            module.parameters(), (cast("Any", p).ds_tensor for p in module.parameters() if stage == 3)
+        )
+
+    inner = engine.optimizer.optimizer
+    # The engine itself would evaluate in the lower precision too, unlike the other strategies.
+    return Trainee(module=module, step=step, full_state=full_state, optimizer=inner, applied=inner, kept=kept)
+
+
+def _scale_loss(optimizer: Any) -> None:
+    """Let ZeRO scale the loss of FP16 by its own scaler, at torch's GradScaler's scales.
+
+    The GradScaler it would use under `torch_autocast` unscales after clipping, so that clipping acts on gradients
+    65,536 times too large, and is not told of an overflow, so that the scale never falls.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    optimizer.torch_autocast_gradscaler = None
+    optimizer.loss_scaler = DynamicLossScaler(
+        init_scale=2.0**16,
+        scale_window=2000,
+        min_scale=1.0,
+        delayed_shift=1,
+        consecutive_hysteresis=False,
+        raise_error_at_min_scale=False,
+    )
+
+
+def _traffic(units: Sequence[Unit], ranks: int, *, stage: int) -> Sequence[Traffic]:
+    """Stages 1 and 2 reduce every gradient and gather every updated parameter once; so does stage 3, for it gathers a
+    parameter before forward instead, and this suite's models stay gathered until backward (Rajbhandari et al., ZeRO,
+    arXiv 1910.02054, section 7).
+
+    Stages 1 and 2 reduce by all-reduce, which moves twice what the paper counts.
+    """
+    sizes = [math.prod(shape) for shape in itertools.chain(*units)]
+    if stage == 3:
+        shares = sum(-(-size // ranks) for size in sizes)
+        return [
+            Traffic(kind="all_gather", elements=shares),
+            Traffic(kind="reduce_scatter", elements=shares * ranks),
+        ]
+    # The flat copy of all parameters is aligned to two elements a rank.
+    share = 2 * -(-sum(sizes) // (2 * ranks))
+    return [Traffic(kind="all_reduce", elements=sum(sizes)), Traffic(kind="all_gather", elements=share)]
 
 
 STRATEGIES = tuple(
-    Strategy(name=f"zero{stage}", shard=functools.partial(_shard, stage=stage), requires=("deepspeed",))
+    Strategy(
+        name=f"zero{stage}",
+        shard=functools.partial(_shard, stage=stage),
+        requires=("deepspeed",),
+        shards=frozenset({"parameters", "optimizer"} if stage == 3 else {"optimizer"}),
+        whole_below=_WHOLE_BELOW if stage == 3 else 0,
+        traffic=functools.partial(_traffic, stage=stage),
+        refuses={"chlast": _CONTIGUOUS} | ({"compile": _HOOKS} if stage == 3 else {}),
+    )
     for stage in (1, 2, 3)
 )
