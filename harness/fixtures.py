@@ -14,6 +14,7 @@ from harness.case import Case
 from harness.errors import CannotRun, HarnessError
 from harness.pipeline import Outcome, Pipeline
 from harness.recording import record, replay
+from harness.report.certificates import refusal
 from harness.suite import Suite, suite_of
 
 
@@ -33,6 +34,9 @@ def bench(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Ou
         record(benchmark, outcome, request.node)
         suite.outcomes.append(outcome)
         request.node.user_properties.append(("verdict", outcome.verdict.word))
+        if not outcome.certificate.granted:
+            lines = [*refusal(outcome.certificate), f'  rerun   pytest "{request.node.nodeid}"']
+            pytest.fail("\n".join(lines), pytrace=False)
         if outcome.verdict.word == "regressed":
             pytest.fail(_regression(outcome, request.node.nodeid), pytrace=False)
         return outcome

@@ -39,14 +39,14 @@ class DataSettings:
     val_images: int | None = None
     download: bool = False
 
-    def spec(self, *, seed: int) -> DataSpec:
-        """As the datasets take it."""
+    @property
+    def spec(self) -> DataSpec:
+        """As the datasets take it; the subset's seed is always the same."""
         return DataSpec(
             root=self.root,
             image_size=self.image_size,
             train_images=self.train_images,
             val_images=self.val_images,
-            seed=seed,
             download=self.download,
         )
 
@@ -56,9 +56,10 @@ class Job:
     """One run of some ranks."""
 
     case_id: str
-    purpose: Literal["measure", "warm_start", "prepare_data", "overhead"] = "measure"
-    """`warm_start` trains on the pretrain split and writes the weights; `prepare_data` makes the dataset's files;
-    `overhead` interleaves the harness's step with a bare loop's."""
+    purpose: Literal["measure", "certify", "play", "warm_start", "prepare_data", "overhead"] = "measure"
+    """`certify` trains a few steps and holds them to the reference, which `play` makes in one process; `warm_start`
+    trains on the pretrain split and writes the weights; `prepare_data` makes the dataset's files; `overhead`
+    interleaves the harness's step with a bare loop's."""
     ranks: int
     """Processes to start."""
     devices_per_process: int = 1
@@ -74,9 +75,12 @@ class Job:
     """Loader processes per rank; 0 loads in the rank itself."""
     weights: Path | None = None
     """State dict of the warm start to begin from, or, for `warm_start`, where to write it."""
+    reference: Path | None = None
+    """State that `play` writes and `certify` reads."""
     pretrained: bool = False
     """Whether public weights are looked for."""
     seed: int = 0
+    """Of initial weights, data order and whatever a model draws; the dataset's subset has a seed of its own."""
     cores: tuple[int, ...] = ()
     """Cores to pin ranks to, on CPU: rank r to `cores[r % len(cores)]`; empty pins nothing."""
     threads: int = 1

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,6 +18,8 @@ import platformdirs
 
 from harness import store
 from harness.case import Case
+from harness.certificate import Certificate
+from harness.certifier import Certifier, source_of
 from harness.errors import DataError, HarnessError, StoreError
 from harness.gate.limits import Verdict, judge
 from harness.host import Host
@@ -27,7 +27,7 @@ from harness.job import DataSettings, Job
 from harness.plugins import Model, Processes, Session
 from harness.profiles import ModelSettings, Profile
 from harness.registry import Registry
-from harness.results import RankReport, Result
+from harness.results import RankReport, Repeat, Result
 from harness.store import Stored
 
 REFERENCE_STRATEGY = "ddp"
@@ -57,6 +57,10 @@ class RunOptions:
     reference: Literal["run", "baseline"] = "run"
     baselines: Path | None = None
     """Folder of this host's stored runs."""
+    recertify: bool = False
+    """Whether certificates of earlier runs are made again."""
+    seeds: int = 1
+    """Trainings of each case, with seeds 0, 1, ...; the first is timed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +73,7 @@ class Outcome:
     reference_note: str
     """Why there is no reference, or where it came from."""
     verdict: Verdict
+    certificate: Certificate
 
 
 class Pipeline:
@@ -88,6 +93,19 @@ class Pipeline:
         self._results: dict[Case, Result | HarnessError] = {}
         self._prepared: dict[str, HarnessError | None] = {}
         self._warm_starts: dict[Path, HarnessError | None] = {}
+        self.certifier = Certifier(
+            registry=registry,
+            kept=cache_folder() / "certificates",
+            folder=self._folder / "references",
+            facts={
+                "versions": host.versions,
+                "machine": host.name,
+                "device_kind": host.device_kind,
+                "plugins": options.plugins,
+            },
+            launch=self._launch_for,
+            recertify=options.recertify,
+        )
 
     def run(self, case: Case, *, baseline: Stored | None) -> Outcome:
         """Measure a case and judge it against what is stored.
@@ -97,8 +115,9 @@ class Pipeline:
             DataError: its dataset is damaged or too small.
             StoreError: something cannot be written.
         """
+        certificate = self.certificate(case)
         result = self.measure(case)
-        reference, note = self.reference(case)
+        reference, note = self.reference(case) if certificate.granted else (None, "")
         comparable, why = self._comparable(result, baseline)
         verdict = judge(
             result,
@@ -107,7 +126,37 @@ class Pipeline:
             baseline_reference=comparable.reference if comparable else None,
             metrics=self.registry.metrics.values(),
         )
-        return Outcome(case=case, result=result, reference=reference, reference_note=note or why, verdict=verdict)
+        if not certificate.granted:
+            verdict = replace(verdict, word="uncertified")
+        return Outcome(
+            case=case,
+            result=result,
+            reference=reference,
+            reference_note=note or why,
+            verdict=verdict,
+            certificate=certificate,
+        )
+
+    def certificate(self, case: Case) -> Certificate:
+        """Return whether a case trains as the reference does.
+
+        Raises:
+            WorkerFailed: the strategy could not train the certified steps.
+        """
+        settings = self.settings(case)
+        self._prepare(case, settings)
+        weights = self._warm_start(case, settings)
+        facts = {
+            "settings": asdict(settings),
+            "data": asdict(self._data(settings)),
+            "weights": weights and weights.name,
+        }
+        return self.certifier.certificate(case, facts)
+
+    def _launch_for(self, case: Case, title: str, **over: Any) -> tuple[Sequence[RankReport], float]:
+        settings = self.settings(case)
+        weights = self._warm_start(case, settings)
+        return self._launch(self._job(case, settings, weights=weights, **over), title)
 
     def measure(self, case: Case) -> Result:
         """Return the result of a case, from this run's memory if it ran already."""
@@ -136,6 +185,8 @@ class Pipeline:
             return stored.result, f"reference {wanted} from {stored.where}"
         asked = wanted not in self._results
         try:
+            if not self.certificate(wanted).granted:
+                return None, f"the reference {wanted} has no certificate"
             result = self.measure(wanted)
         except HarnessError as error:
             return None, f"the reference {wanted} failed: {str(error).splitlines()[0]}"
@@ -186,6 +237,11 @@ class Pipeline:
         weights = self._warm_start(case, settings)
         started = time.time()
         reports, wall_s = self._launch(self._job(case, settings, weights=weights), str(case))
+        repeats = []
+        for seed in range(1, self.options.seeds):
+            job = self._job(case, settings, weights=weights, seed=seed, measured_steps=1)
+            repeat, _ = self._launch(job, f"{case}: seed {seed} of {self.options.seeds}")
+            repeats.append(Repeat(seed=seed, epochs=repeat[0].epochs))
         return Result(
             case_id=case.id,
             profile=self.profile.name,
@@ -199,6 +255,7 @@ class Pipeline:
             wall_s=wall_s,
             started_unix_s=started,
             ranks=tuple(reports),
+            repeats=tuple(repeats),
         )
 
     def _prepare(self, case: Case, settings: ModelSettings) -> None:
@@ -258,7 +315,7 @@ class Pipeline:
         self._launch(job, f"warm start of {model.name} (once per machine)", timeout_s=_WARM_START_TIMEOUT_S)
 
     def _recipe_digest(self, model: Model, settings: ModelSettings) -> str:
-        source = _source_of(model.build)
+        source = source_of(model.build)
         facts = json.dumps([asdict(settings), self.host.versions.get("torch"), self.host.device_kind], sort_keys=True)
         return hashlib.sha256(source + facts.encode()).hexdigest()[:12]
 
@@ -322,17 +379,12 @@ class Pipeline:
         return baseline, ""
 
 
-def _source_of(build: Callable[..., Any]) -> bytes:
-    """Return the text of the module that a build function, or whatever is called in its place, was written in."""
-    while isinstance(build, functools.partial):
-        build = build.func
-    module = sys.modules[getattr(build, "__module__", type(build).__module__)]
-    return Path(module.__file__).read_bytes() if module.__file__ else b""
-
-
 def reference_of(case: Case) -> Case:
-    """Return the case whose throughput is 1.00x for this one: the same but for strategy and GPU count."""
-    axes = case.axes | {"strategy": REFERENCE_STRATEGY, "gpu_count": 1}
+    """Return the case whose throughput is 1.00x for this one: the same but for strategy and GPU count.
+
+    And but for offload, which DDP has none of.
+    """
+    axes = case.axes | {"strategy": REFERENCE_STRATEGY, "gpu_count": 1, "offload": "none"}
     return Case(**axes)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness import store
+from harness.case import Case
 from harness.errors import HarnessError
 from harness.fixtures import bench, cost
-from harness.report import terminal
+from harness.report import certificates, equivalence, terminal
 from harness.suite import SUITE, Grid, case_of, params, refuse_unknown_names, stored_runs, suite_of
 
 __all__ = ["bench", "cost"]
@@ -40,6 +43,14 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         metavar="DIR",
         help="folder with CIFAR-10, CIFAR-100 or COCO 2017 in their official formats; without it: the embedded data",
     )
+    group.addoption(
+        "--options",
+        dest="bench_options",
+        action="append",
+        default=[],
+        metavar="TOKENS",
+        help='options that every case is to have, for example "bf16-ckpt"; may be given several times, "" for none',
+    )
     group.addoption("--download", action="store_true", help="fetch what is missing under --data-root")
     group.addoption("--launcher", default="warm", metavar="NAME", help="how ranks start: warm (default), torchrun")
     group.addoption(
@@ -54,6 +65,16 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         "--case-timeout", type=float, metavar="SECONDS", help="end a case that takes longer (default: the profile's)"
     )
     group.addoption(
+        "--recertify", action="store_true", help="make every certificate again, instead of relying on kept ones"
+    )
+    group.addoption(
+        "--seeds",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="train each case with N seeds, the same for all, and say which strategies are equivalent in accuracy",
+    )
+    group.addoption(
         "--reference",
         choices=("run", "baseline"),
         default="run",
@@ -62,13 +83,18 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     )
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Set pytest-benchmark up for this suite before it looks at its options."""
     config.addinivalue_line(
         "markers",
-        "bench(model, strategy, gpu_count, batch_size, precision, offload, checkpointing, accumulation): "
-        "the axes of a case, for exact selection with -m",
+        f"bench({', '.join(field.name for field in fields(Case))}): the axes of a case, for exact selection with -m",
     )
     config.addinivalue_line("markers", "when_named(word): left out unless -k, -m or a test id contains the word")
     if not config.pluginmanager.has_plugin("benchmark"):
@@ -142,15 +168,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" not in metafunc.fixturenames or not isinstance(wanted, Grid):
         return
     try:
-        metafunc.parametrize("case", list(params(wanted, suite_of(metafunc.config))))
+        metafunc.parametrize("case", list(params(wanted, suite_of(metafunc.config), metafunc.definition.path)))
     except HarnessError as error:
         raise pytest.UsageError(str(error)) from error
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what a run must name to include: the heavy models, the cost of the harness itself."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Leave out of what is selected what a run must name to include: the heavy models, the harness's own cost."""
     refuse_unknown_names(config, items)
+    yield
     if config.getoption("matrix") == "full":
         return
     asked = " ".join([config.getoption("keyword"), config.getoption("markexpr"), *config.args])
@@ -202,9 +229,21 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             profile=suite.profile,
             host=suite.host,
             compared=compared,
+            strike=terminal.terminal_strike if terminalreporter.hasmarkup else terminal.plain_strike,
         )
         for line in lines:
             write(line)
+        terminalreporter.section("the same training")
+        certifier = suite.pipeline.certifier
+        known = certifier.known.values()
+        for line in certificates.render(known, made=certifier.made, reference_s=certifier.reference_s):
+            write(line)
+    if suite.options.seeds > 1:
+        terminalreporter.section(f"accuracy over {suite.options.seeds} seeds")
+        for metric in suite.registry.metrics.values():
+            scores = {o.case: o.result.last_scores(metric.name) for o in suite.outcomes if metric.value(o.result, None)}
+            for line in equivalence.render(scores if metric.scores else {}, metric=metric):
+                write(line)
     for failure in suite.not_stored:
         write(f"NOT STORED: {failure}", red=True)
     for sentence in suite.said:

@@ -44,7 +44,7 @@ def record(benchmark: Any, outcome: Outcome, node: pytest.Item) -> None:
     """Record a case: its step times as the benchmark's, and everything else beside them."""
     # The case itself is no JSON; its axes are.
     benchmark.params = outcome.case.axes
-    benchmark.extra_info.update(store.pack(outcome.result, outcome.reference))
+    benchmark.extra_info.update(store.pack(outcome.result, outcome.reference, outcome.certificate))
     replay(benchmark, node, outcome.result.step_s)
 
 

@@ -98,6 +98,15 @@ class RankReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
+class Repeat:
+    """The same case trained with another seed, for its accuracy alone."""
+
+    seed: int
+    epochs: tuple[EpochReport, ...]
+    """As rank 0 saw them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Result:
     """One measured case."""
 
@@ -119,6 +128,9 @@ class Result:
     """From asking for the ranks to holding their reports."""
     started_unix_s: float
     ranks: tuple[RankReport, ...]
+    """With seed 0."""
+    repeats: tuple[Repeat, ...] = ()
+    """With `--seeds N`: seeds 1 to N - 1, the same for every strategy."""
 
     def __post_init__(self) -> None:
         if len({len(rank.step_s) for rank in self.ranks}) != 1:
@@ -128,6 +140,11 @@ class Result:
     def lead(self) -> RankReport:
         """The report of rank 0."""
         return self.ranks[0]
+
+    def last_scores(self, name: str) -> tuple[float | None, ...]:
+        """Return a validation score of the last epoch for each seed, None where there is none."""
+        of_seeds = (self.lead.epochs, *(repeat.epochs for repeat in self.repeats))
+        return tuple((epochs[-1].scores or {}).get(name) if epochs else None for epochs in of_seeds)
 
     @property
     def step_s(self) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """Stored runs: pytest-benchmark's own JSON files under `baselines/<host>/`, written whole or not at all.
 
-Each benchmark's `extra_info` holds the result under `shardbench`, raw samples included, and the result of the reference
-its speedup was taken against.
+Each benchmark's `extra_info` holds the result under `shardbench`, raw samples included, its certificate, and the
+result of the reference its speedup was taken against.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 from pytest_benchmark.storage.file import FileStorage
 from pytest_benchmark.utils import safe_dumps
 
+from harness import certificate as certificates
+from harness.certificate import Certificate
 from harness.errors import StoreError
 from harness.results import Result, result_from_json, result_to_json
 
@@ -31,6 +33,7 @@ class Stored:
     """The file, as messages name it."""
     result: Result
     reference: Result | None
+    certificate: Certificate | None = None
 
 
 class BaselineStorage(FileStorage):  # type: ignore[misc]
@@ -89,12 +92,13 @@ def read_run(file: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def pack(result: Result, reference: Result | None) -> dict[str, Any]:
-    """Return what goes into a benchmark's `extra_info`."""
+def pack(result: Result, reference: Result | None, certificate: Certificate | None) -> dict[str, Any]:
+    """Return what goes into a benchmark's `extra_info`; a reference is given only if it is certified."""
     return {
         KEY: {
             "result": result_to_json(result),
             "reference": None if reference is None else result_to_json(reference),
+            "certificate": None if certificate is None else certificates.to_json(certificate),
         }
     }
 
@@ -111,11 +115,12 @@ def unpack(benchmark: Mapping[str, Any], *, where: str) -> Stored | None:
         return None
     if not isinstance(packed, dict) or "result" not in packed:
         raise StoreError(f"{where} holds no result under extra_info.{KEY}; record it again with --benchmark-save")
-    reference = packed.get("reference")
+    reference, certificate = packed.get("reference"), packed.get("certificate")
     return Stored(
         where=where,
         result=result_from_json(packed["result"], where=where),
         reference=None if reference is None else result_from_json(reference, where=where),
+        certificate=None if certificate is None else certificates.certificate(certificate, where=where),
     )
 
 
@@ -133,7 +138,7 @@ def recall(runs: Mapping[Any, Mapping[str, Any]], fullname: str) -> Stored | Non
 
 
 def newest(folder: Path, *, case_id: str, identity: str) -> Stored | None:
-    """Return the newest stored record of a case with that identity under a host's folder, or None.
+    """Return the newest certified record of a case with that identity under a host's folder, or None.
 
     Raises:
         StoreError: a file that had to be read is damaged.
@@ -141,7 +146,9 @@ def newest(folder: Path, *, case_id: str, identity: str) -> Stored | None:
     for file in sorted(folder.glob("[0-9][0-9][0-9][0-9]_*.json"), reverse=True):
         for benchmark in read_run(file)["benchmarks"]:
             stored = unpack(benchmark, where=file.name)
-            for result in (stored.result, stored.reference) if stored else ():
+            if stored is None or stored.certificate is None or not stored.certificate.granted:
+                continue
+            for result in (stored.result, stored.reference):
                 if result is not None and (result.case_id, result.identity) == (case_id, identity):
                     return Stored(where=file.name, result=result, reference=None)
     return None

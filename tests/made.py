@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 from harness.case import Case
+from harness.certificate import Certificate, Difference, Figure, Group, Played, Row, Slot, Watched
 from harness.host import Gpu, Host
 from harness.results import EpochReport, Memory, RankReport, Result
 
@@ -74,3 +75,93 @@ def made_host(*, cores: int = 2, gpus: int = 0, gpu: str = "NVIDIA RTX A6000", *
         "versions": {"python": "3.11.7", "torch": "2.15.0"},
     }
     return Host(**(facts | over))
+
+
+def made_watched(rank: int = 0, **over: Any) -> Watched:
+    """Return what a rank of an even training was seen to do: three steps of SGD with momentum on 1000 parameters.
+
+    Every rank has four samples a step and BatchNorm statistics of its own; the gradient's norm is 5, 4 and 3.
+    """
+    facts: dict[str, Any] = {
+        "losses": (2.0, 1.5, 1.25),
+        "loss_gradients": (1.0, 1.0, 1.0),
+        "samples": tuple(tuple(f"{step}-{rank}-{n}" for n in range(4)) for step in range(3)),
+        "targets": (4, 4, 4),
+        "gradient_squares": (25.0, 16.0, 9.0),
+        "groups": (made_group(),),
+        "slots": {"momentum_buffer": Slot(digest=2**63 + 5, squares=16.0)},
+        "live": ("fp32",),
+        "compute": ("fp32",),
+        "master": ("fp32",),
+        "gradient": ("fp32",),
+        "reduction": ("fp32",),
+        "state": ("fp32",),
+        "optimizer": "SGD",
+        "held_parameters": 1000,
+        "held_state": 1000,
+        "buffers": 100 + rank,
+        "differences": {"parameters": EQUAL, "buffers": EQUAL} if rank == 0 else {"buffers": EQUAL},
+    }
+    return Watched(**(facts | over))
+
+
+EQUAL = Difference(equal=True, share=0.0, worst="")
+
+
+def made_group(**over: Any) -> Group:
+    """Return the parameter group of `made_watched`."""
+    facts: dict[str, Any] = {
+        "weight_decay": 0.01,
+        "elements": 1000,
+        "learning_rates": (0.1, 0.1, 0.1),
+        "rest": "momentum 0.9",
+    }
+    return Group(**(facts | over))
+
+
+def made_played(of: int = 2, **over: Any) -> Played:
+    """Return what the reference of `made_watched` did; nothing in it can be reordered."""
+    facts: dict[str, Any] = {
+        "ranks": tuple(made_watched(rank, differences={}) for rank in range(of)),
+        "unclipped_norms": (5.0, 4.0, 3.0),
+        "terms": 1,
+        "sizes": (900, 100),
+        "trained": 1000,
+        "rounding": None,
+        "from_fp32": None,
+    }
+    return Played(**(facts | over))
+
+
+def made_certificate(case_id: str = "resnet18-ddp-1gpu-bs8", **over: Any) -> Certificate:
+    """Return a certificate that is granted; given `causes`, one that is refused for a gradient that is halved."""
+    refused = bool(over.get("causes"))
+    difference = 0.5 if refused else 0.0
+    facts: dict[str, Any] = {
+        "case_id": case_id,
+        "key": "0123456789abcdef",
+        "steps": 3,
+        "demanded": "bit-equal",
+        "found": "differs" if refused else "bit-equal",
+        "figures": tuple(
+            Figure(name=name, difference=difference, tolerance=0.0)
+            for name in ("loss", "parameters", "buffers", "optimizer state", "gradient norm")
+        ),
+        "regime": tuple(
+            Row(fact=fact, strategy=text, reference=text, same=True)
+            for fact, text in {
+                "live weights": "fp32",
+                "compute": "fp32",
+                "reduction": "fp32",
+                "clipping": "none seen",
+                "optimizer": "SGD momentum 0.9",
+                "learning rate": "0.1",
+                "global batch": "8 a step, each rank its own",
+            }.items()
+        ),
+        "causes": (),
+        "from_fp32": None,
+        "seconds": 2.0,
+        "unix_time": 1_700_000_000.0,
+    }
+    return Certificate(**(facts | over))

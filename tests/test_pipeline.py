@@ -12,6 +12,7 @@ from harness.errors import DataError, WorkerFailed
 from harness.pipeline import reference_of
 from harness.plugins import Model
 from harness.store import Stored
+from tests.made import made_certificate
 
 
 def _case(strategy: str, gpus: int = 2) -> Case:
@@ -46,6 +47,56 @@ def test_a_case_is_run_once_and_its_reference_shared(pipeline):
 def test_the_reference_is_its_own_reference(pipeline):
     outcome = pipeline.run(reference_of(_case("zero1")), baseline=None)
     assert outcome.reference is outcome.result
+
+
+def test_a_case_is_certified_before_it_is_measured(pipeline):
+    outcome = pipeline.run(_case("zero1"), baseline=None)
+    assert outcome.certificate.granted
+    assert outcome.certificate is pipeline.certificate(_case("zero1"))
+    assert pipeline.certificate(_case("fsdp1")).key != outcome.certificate.key
+
+
+def test_a_kept_certificate_serves_the_next_run(make_pipeline, pipeline, monkeypatch):
+    made = pipeline.certificate(_case("ddp", gpus=1))
+    second = make_pipeline()
+    monkeypatch.setattr(second, "_prepare", lambda case, settings: None)
+    monkeypatch.setattr(second.certifier, "launch", None)
+    assert second.certificate(_case("ddp", gpus=1)) == made
+    assert second.certifier.made == []
+    second.close()
+
+
+def test_a_case_without_a_certificate_is_measured_but_has_no_speedup_and_no_verdict(pipeline, monkeypatch):
+    case = _case("zero1")
+    refused = made_certificate(case.id, causes=("the gradient is halved",))
+    monkeypatch.setitem(pipeline.certifier.known, case, refused)
+    outcome = pipeline.run(case, baseline=None)
+    assert (outcome.verdict.word, outcome.reference, outcome.certificate) == ("uncertified", None, refused)
+    assert outcome.result is pipeline.measure(case)
+
+
+def test_a_reference_without_a_certificate_gives_no_speedup(pipeline, monkeypatch):
+    case = _case("zero1")
+    refused = made_certificate(reference_of(case).id, causes=("the gradient is halved",))
+    monkeypatch.setitem(pipeline.certifier.known, reference_of(case), refused)
+    outcome = pipeline.run(case, baseline=None)
+    assert (outcome.verdict.word, outcome.reference) == ("new", None)
+    assert outcome.reference_note == "the reference tiny_net-ddp-1gpu-bs4 has no certificate"
+
+
+def test_further_seeds_are_trained_alike_for_their_accuracy(pipeline, monkeypatch):
+    """The same seeds for every strategy, so that its runs can be compared pair by pair."""
+    plain = pipeline.measure(_case("ddp", gpus=1))
+    monkeypatch.setattr(pipeline, "options", replace(pipeline.options, seeds=3))
+    results = {name: pipeline.fresh(_case(name, gpus=1)) for name in ("ddp", "fsdp2")}
+    for result in results.values():
+        assert [repeat.seed for repeat in result.repeats] == [1, 2]
+        scores = result.last_scores("accuracy")
+        assert len(scores) == 3
+        assert None not in scores
+    assert results["ddp"].last_scores("accuracy") == results["fsdp2"].last_scores("accuracy")
+    assert plain.repeats == ()
+    assert results["ddp"].lead.loss == plain.lead.loss, "the first seed is that of a run without more"
 
 
 def test_a_stored_run_of_another_machine_or_set_up_is_not_compared(pipeline):

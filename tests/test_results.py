@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness import results
 from harness.errors import StoreError
-from harness.results import EpochReport, Failure, Memory, RankReport, Result, result_from_json, result_to_json
+from harness.results import EpochReport, Failure, Memory, RankReport, Repeat, Result, result_from_json, result_to_json
 from tests.made import ANY_SPEED, made_report, made_result
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -77,6 +77,9 @@ RESULT_FIELDS = {
     "oversubscribed": st.booleans(),
     "wall_s": FIGURES,
     "started_unix_s": FIGURES,
+    "repeats": st.lists(st.builds(Repeat, seed=COUNTS, epochs=st.lists(EPOCHS, max_size=2).map(tuple)), max_size=2).map(
+        tuple
+    ),
     "ranks": st.lists(
         st.builds(RankReport, **(REPORT_FIELDS | {"step_s": st.just((0.5,))})), min_size=1, max_size=2
     ).map(tuple),
@@ -101,6 +104,28 @@ def test_a_report_comes_back_as_it_was_written(folder, report):
 def test_a_result_comes_back_from_json_as_it_was(result):
     text = json.dumps(result_to_json(result), allow_nan=False)
     assert result_from_json(json.loads(text), where="here") == result
+
+
+def test_a_result_that_was_stored_before_there_were_seeds_has_one():
+    data = result_to_json(made_result())
+    del data["repeats"]
+    assert result_from_json(data, where="here") == made_result()
+
+
+def test_the_last_scores_are_those_of_every_seed_in_order():
+    """None for a seed that has none, so that seeds of two strategies stay paired."""
+
+    def epochs(*scores):
+        return tuple(EpochReport(seconds=1.0, steps=2, scores=score) for score in scores)
+
+    repeats = (
+        Repeat(seed=1, epochs=epochs({"accuracy": 0.25}, {"accuracy": 0.75})),
+        Repeat(seed=2, epochs=epochs({"accuracy": 0.5}, None)),
+        Repeat(seed=3, epochs=()),
+    )
+    assert made_result(repeats=repeats).last_scores("accuracy") == (0.875, 0.75, None, None)
+    assert made_result(repeats=repeats).last_scores("map") == (None,) * 4
+    assert made_result().last_scores("accuracy") == (0.875,)
 
 
 def test_these_tests_draw_every_field():

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from harness import store
 from harness.errors import StoreError
-from tests.made import ANY_SPEED, made_report, made_result
+from tests.made import ANY_SPEED, made_certificate, made_report, made_result
 
 CASE = "resnet18-ddp-2gpu-bs8"
 STATS = {"min": 0.2, "max": 0.2, "mean": 0.2, "stddev": 0.0, "median": 0.2, "rounds": 4, "data": [0.2] * 4}
 
 
-def _benchmark(case_id=CASE, reference=None, **over):
-    """Return one benchmark as pytest-benchmark stores it."""
-    held = store.pack(made_result(case_id, **over), reference)
+def _benchmark(case_id=CASE, reference=None, certificate=None, **over):
+    """Return one benchmark as pytest-benchmark stores it; certified, unless another certificate is given."""
+    held = store.pack(made_result(case_id, **over), reference, certificate or made_certificate(case_id))
     name = f"test_train[{case_id}]"
     fullname = f"benches/test_classification.py::{name}"
     return {"name": name, "fullname": fullname, "group": None, "params": {}, "extra_info": held, "stats": dict(STATS)}
@@ -53,7 +53,12 @@ def test_runs_are_numbered_in_the_hosts_folder_and_come_back(storage, folder):
     loaded = list(storage.load())
     assert [path.name for path, _ in loaded] == ["0001_accepted.json", "0002_nightly.json"]
     back = store.unpack(loaded[1][1]["benchmarks"][0], where="here")
-    assert back == store.Stored(where="here", result=made_result(CASE, profile="nightly"), reference=None)
+    assert back == store.Stored(
+        where="here",
+        result=made_result(CASE, profile="nightly"),
+        reference=None,
+        certificate=made_certificate(CASE),
+    )
 
 
 def test_a_reference_is_stored_with_the_case(storage):
@@ -206,6 +211,28 @@ def test_the_newest_record_of_an_identity_is_found_be_it_a_case_or_a_reference(s
     assert store.newest(folder / "none", case_id=CASE, identity="wanted") is None
 
 
+def test_a_record_without_a_certificate_is_no_reference(storage, folder):
+    identity = f"identity of {CASE}"
+    storage.save(_run(_benchmark(profile="certified")), "a")
+    refused = made_certificate(CASE, causes=("the gradient is divided by the 2 ranks twice",))
+    storage.save(_run(_benchmark(certificate=refused, profile="refused")), "b")
+    older = _benchmark(profile="stored before there were certificates")
+    del older["extra_info"][store.KEY]["certificate"]
+    storage.save(_run(older), "c")
+    assert store.newest(folder, case_id=CASE, identity=identity).result.profile == "certified"
+    (folder / "0001_a.json").unlink()
+    assert store.newest(folder, case_id=CASE, identity=identity) is None
+    # It still is a record to compare with.
+    assert store.unpack(older, where="here").certificate is None
+
+
+def test_a_certificate_that_is_damaged_is_refused_by_file():
+    damaged = copy.deepcopy(_benchmark())
+    damaged["extra_info"][store.KEY]["certificate"]["figures"] = 3
+    with pytest.raises(StoreError, match=r"^0001_a\.json holds no valid certificate"):
+        store.unpack(damaged, where="0001_a.json")
+
+
 def test_the_newest_records_search_refuses_a_damaged_file_that_it_meets(storage, folder):
     storage.save(_run(_benchmark()), "a")
     (folder / "0002_b.json").write_text('{"benchmarks": [')
@@ -219,6 +246,6 @@ def test_a_whole_result_stays_small_enough_to_be_stored():
     result = made_result(
         "resnet18-ddp-8gpu-bs8", *(made_report(rank, 8, step_s=times, loss=times) for rank in range(8))
     )
-    text = json.dumps(store.pack(result, None))
+    text = json.dumps(store.pack(result, None, made_certificate(result.case_id)))
     assert len(text) < 500_000
     assert store.unpack({"extra_info": json.loads(text)}, where="here").result == result

@@ -12,9 +12,9 @@ from harness.gate.limits import Verdict
 from harness.pipeline import Outcome
 from harness.profiles import Profile
 from harness.registry import discover
-from harness.report.terminal import render, skipped
+from harness.report.terminal import plain_strike, render, skipped, terminal_strike
 from harness.results import EpochReport, Memory
-from tests.made import GIB, made_host, made_report, made_result
+from tests.made import GIB, made_certificate, made_host, made_report, made_result
 
 NAMES = ("step_time", "throughput", "speedup", "efficiency", "peak_memory", "loss", "accuracy", "map")
 METRICS = {name: discover().find("metrics", name) for name in NAMES}
@@ -23,6 +23,7 @@ PROFILE = Profile(name="made", about="a few words about it", case_timeout_s=1)
 
 def _outcome(case_id, *, reference=None, note="", word="passed", step_s=0.2, **over):
     gpus = Case.parse(case_id).gpu_count
+    causes = ("the gradient is halved",) if word == "uncertified" else ()
     ranks = (made_report(rank, gpus, step_s=(9.0, *[step_s] * 4)) for rank in range(gpus))
     return Outcome(
         case=Case.parse(case_id),
@@ -30,10 +31,11 @@ def _outcome(case_id, *, reference=None, note="", word="passed", step_s=0.2, **o
         reference=reference,
         reference_note=note,
         verdict=Verdict(word=word),
+        certificate=made_certificate(case_id, causes=causes),
     )
 
 
-def _render(*outcomes, extra=None, compared=False) -> list[str]:
+def _render(*outcomes, extra=None, compared=False, strike=plain_strike) -> list[str]:
     extra = {result.case_id: result for result in extra or ()}
     return list(
         render(
@@ -43,6 +45,7 @@ def _render(*outcomes, extra=None, compared=False) -> list[str]:
             profile=PROFILE,
             host=made_host(cores=2),
             compared=compared,
+            strike=strike,
         )
     )
 
@@ -137,6 +140,35 @@ def test_verdicts_are_shown_only_where_there_is_something_to_compare_with():
     (rows,) = _tables(_render(*outcomes, compared=True))
     assert [row["verdict"] for row in rows] == ["improved", "new"]
     assert "verdict" not in _tables(_render(*outcomes))[0][0]
+
+
+def test_the_speed_of_a_case_that_is_not_certified_is_struck_through_and_nothing_else():
+    reference = _outcome("resnet18-ddp-1gpu-bs8").result
+    sound = _outcome("resnet18-zero1-2gpu-bs8", reference=reference)
+    lines = _render(sound, _outcome("resnet18-zero2-2gpu-bs8", word="uncertified"))
+    (rows,) = _tables(lines)
+    assert rows[1] == {
+        "case": "zero2-2gpu-bs8",
+        "step": "~~200.0 ms~~",
+        "images/s": "~~80.0~~",
+        "speedup": "n/a",
+        "effic.": "n/a",
+        "peak mem": "0.500 GiB",
+        "loss": "0.750",
+        "accuracy": "87.5 %",
+        "verdict": "uncertified",
+    }
+    assert "~" not in "".join(value for name, value in rows[0].items())
+    assert "  struck through: not certified to do the same training, so its speed says nothing" in lines
+    assert not any("struck through" in line for line in _render(sound))
+
+
+def test_a_terminal_strikes_through_without_moving_a_column():
+    outcomes = [_outcome("resnet18-zero1-2gpu-bs8"), _outcome("resnet18-zero2-2gpu-bs8", word="uncertified")]
+    lines = _render(*outcomes, strike=terminal_strike)
+    assert sum("\x1b[9m200.0 ms\x1b[0m" in line for line in lines) == 1
+    # As wide as if nothing were struck through: what a terminal does not show has no width.
+    assert [re.sub(r"\x1b\[\d+m", "", line) for line in lines] == _render(*outcomes, strike=str)
 
 
 def test_each_model_has_a_table_headed_by_what_it_was_trained_on():

@@ -19,7 +19,14 @@ def loop(tmp_path):
 
     def make(losses) -> TrainingLoop:
         told = iter(losses)
-        trainee = Trainee(module=torch.nn.Identity(), step=lambda batch: torch.tensor(next(told)), full_state=dict)
+        nothing = torch.optim.SGD([torch.zeros(1)])
+        trainee = Trainee(
+            module=torch.nn.Identity(),
+            step=lambda batch: torch.tensor(next(told)),
+            full_state=dict,
+            optimizer=nothing,
+            applied=nothing,
+        )
         return TrainingLoop(trainee, device="cpu", progress=Progress(tmp_path / "rank0.progress"))
 
     return make

@@ -12,7 +12,7 @@ from typing import Literal
 from harness.plugins import Limit, Metric
 from harness.results import Result
 
-Word = Literal["passed", "regressed", "improved", "new"]
+Word = Literal["passed", "regressed", "improved", "new", "uncertified"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

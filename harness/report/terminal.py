@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -19,6 +20,20 @@ _SHARED = "*"
 _WIDTH = 100
 
 
+def plain_strike(text: str) -> str:
+    """Return the text as struck through where nothing can be drawn."""
+    return f"~~{text}~~"
+
+
+def terminal_strike(text: str) -> str:
+    """Return the text as a terminal strikes it through (ECMA-48, SGR 9)."""
+    return f"\x1b[9m{text}\x1b[0m"
+
+
+def _visible(text: str) -> int:
+    return len(re.sub(r"\x1b\[\d+m", "", text))
+
+
 def render(
     outcomes: Sequence[Outcome],
     *,
@@ -27,6 +42,7 @@ def render(
     profile: Profile,
     host: Host,
     compared: bool,
+    strike: Callable[[str], str] = plain_strike,
 ) -> Iterator[str]:
     """Yield the lines of the summary.
 
@@ -37,6 +53,7 @@ def render(
         profile: the profile of the run.
         host: the machine.
         compared: whether there was a stored run to compare with.
+        strike: strikes a figure through.
     """
     ordered = sorted(metrics, key=lambda metric: metric.order)
     by_model: dict[str, list[Outcome]] = defaultdict(list)
@@ -55,27 +72,36 @@ def render(
             case = Case.parse(case_id)
             if case.model == model and case not in {row[0] for row in rows}:
                 rows.append((case, result, result, "reference"))
-        yield from _table(rows, ordered, compared=compared)
+        verdicts = compared or any(row[3] == "uncertified" for row in rows)
+        yield from _table(rows, ordered, verdicts=verdicts, strike=strike)
         yield from _notes(of_model)
 
 
 def _table(
-    rows: Sequence[tuple[Case, Result, Result | None, str]], metrics: Sequence[Metric], *, compared: bool
+    rows: Sequence[tuple[Case, Result, Result | None, str]],
+    metrics: Sequence[Metric],
+    *,
+    verdicts: bool,
+    strike: Callable[[str], str],
 ) -> Iterator[str]:
     values = [[metric.value(result, reference) for metric in metrics] for _, result, reference, _ in rows]
     shown = [i for i in range(len(metrics)) if any(row[i] is not None for row in values)]
-    head = ["case", *(metrics[i].title for i in shown)] + (["verdict"] if compared else [])
+    head = ["case", *(metrics[i].title for i in shown)] + (["verdict"] if verdicts else [])
     cells = []
     for (case, result, _, word), row in zip(rows, values, strict=True):
         line = [_short(case) + (_SHARED if result.oversubscribed else "")]
         for i in shown:
             value = row[i]
-            line.append("n/a" if value is None else metrics[i].show(value))
-        cells.append(line + ([word] if compared else []))
+            text = "n/a" if value is None else metrics[i].show(value)
+            # A speed that may not be compared is shown as one that does not count.
+            if word == "uncertified" and metrics[i].timed and value is not None:
+                text = strike(text)
+            line.append(text)
+        cells.append(line + ([word] if verdicts else []))
     # The rule is a row of its own: under a head of its own, tabulate makes every column two wider than it need be.
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    widths = [max(map(_visible, column)) for column in zip(head, *cells, strict=True)]
     rule = ["-" * width for width in widths]
-    align = ["left", *("right" for _ in shown)] + (["left"] if compared else [])
+    align = ["left", *("right" for _ in shown)] + (["left"] if verdicts else [])
     yield from tabulate([head, rule, *cells], tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
 
 
@@ -92,6 +118,8 @@ def _short(case: Case) -> str:
 def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
     if any(outcome.result.oversubscribed for outcome in outcomes):
         yield f"  {_SHARED} more ranks than cores: it ran, but its timing says little and is not gated"
+    if any(outcome.verdict.word == "uncertified" for outcome in outcomes):
+        yield "  struck through: not certified to do the same training, so its speed says nothing"
     references = sorted({reference_of(outcome.case).id for outcome in outcomes if outcome.reference is not None})
     if references:
         yield from wrapped(

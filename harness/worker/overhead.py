@@ -26,7 +26,7 @@ def overhead(context: Context) -> dict[str, Any]:
     with context.phases("build"):
         built = context.build()
     with context.phases("shard"):
-        trainee = context.shard(built)
+        trainee = context.shard(context.workload(built))
         module = trainee.module
         optimizer = job.optimizer.spec.make(module.parameters())
     loop = TrainingLoop(trainee, device=world.device, progress=context.progress)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from harness.case import Case
 from harness.errors import StoreError
@@ -17,10 +18,11 @@ from harness.job import Job
 from harness.plugins import BuiltModel, Dataset, Model, ModelSpec, Split, Strategy, Trainee, Workload, World
 from harness.registry import Registry
 from harness.results import EpochReport, Memory
+from harness.worker import options
 from harness.worker.evaluation import average_buffers, evaluate
 from harness.worker.loading import TrainingData, ValidationData
 from harness.worker.process import Progress, ResidentPeak
-from harness.worker.training import LOSSES, TrainingLoop
+from harness.worker.training import TrainingLoop
 
 _NOTHING = Registry(strategies={}, models={}, datasets={}, metrics={}, launchers={})
 
@@ -58,7 +60,7 @@ class Context:
 
     def open(self, split: Split) -> Any:
         """Return the torch dataset of a split."""
-        return self.dataset.open(self.job.data.spec(seed=self.job.seed), split)
+        return self.dataset.open(self.job.data.spec, split)
 
     def training_data(self, split: Split) -> TrainingData:
         """Return the training batches of this rank."""
@@ -85,19 +87,34 @@ class Context:
         built.module.to(self.world.device)
         return built
 
-    def shard(self, built: BuiltModel) -> Trainee:
-        """Return the model as the strategy trains it."""
-        workload = Workload(
+    def workload(self, built: BuiltModel) -> Workload:
+        """Return the model and how it is to be trained, as the case's options ask for."""
+        case = self.case
+        options.prepare(built, case)
+        return Workload(
             module=built.module,
-            loss=LOSSES[self.model.input],
-            optimizer=self.job.optimizer.spec,
+            loss=options.loss(self.model.input, case, self.world.device),
+            optimizer=options.optimizer(self.job.optimizer.spec, case),
             blocks=built.blocks,
-            batch_size=self.case.batch_size,
+            batch_size=case.batch_size,
+            accumulation=case.accumulation,
+            clipping=case.clipping,
+            precision=case.precision,
+            offload=case.offload == "cpu",
         )
+
+    def shard(self, workload: Workload) -> Trainee:
+        """Return the model as the strategy trains it."""
         trainee = self.strategy.shard(workload, self.world)
         # Building consumed equal random numbers on every rank; from here each rank draws its own.
         torch.manual_seed(self.job.seed + 1 + self.world.rank)
         return trainee
+
+    def schedule(self, optimizer: torch.optim.Optimizer, images: int) -> LRScheduler | None:
+        """Return the learning-rate schedule over all steps that a measurement of the case makes."""
+        job = self.job
+        steps = max(job.epochs * (images // self.case.global_batch_size), job.warmup_steps + job.measured_steps)
+        return options.schedule(optimizer, self.case, steps=steps)
 
 
 def measure(context: Context) -> dict[str, Any]:
@@ -124,8 +141,10 @@ def measure(context: Context) -> dict[str, Any]:
         built = context.build()
         counts = _parameter_counts(built)
     with phases("shard"):
-        trainee = context.shard(built)
-    loop = TrainingLoop(trainee, device=world.device, progress=context.progress)
+        trainee = context.shard(context.workload(built))
+    missing = max(0, job.warmup_steps + job.measured_steps - job.epochs * train.steps_per_epoch)
+    schedule = context.schedule(trainee.optimizer, len(train.dataset))  # type: ignore[arg-type]
+    loop = TrainingLoop(trainee, device=world.device, progress=context.progress, schedule=schedule)
     epochs = []
     for epoch in range(job.epochs):
         with phases("train"):
@@ -136,8 +155,7 @@ def measure(context: Context) -> dict[str, Any]:
             scores = evaluate(trainee.module, validation, world, kind=context.model.input, score=score)
         epochs.append(EpochReport(seconds=seconds, steps=train.steps_per_epoch, scores=scores))
     with phases("train"):
-        missing = job.warmup_steps + job.measured_steps - len(loop.data_wait_s)
-        if missing > 0:
+        if missing:
             loop.stretch(train.endless(job.epochs), steps=missing)
     return {
         "step_s": tuple(loop.clock.step_s()),
@@ -167,7 +185,7 @@ def warm_start(context: Context) -> dict[str, Any]:
     with context.phases("build"):
         built = context.build()
     with context.phases("shard"):
-        trainee = context.shard(built)
+        trainee = context.shard(context.workload(built))
     loop = TrainingLoop(trainee, device=context.world.device, progress=context.progress)
     with context.phases("train"):
         for epoch in range(job.epochs):
@@ -190,7 +208,7 @@ def warm_start(context: Context) -> dict[str, Any]:
 def prepare_data(context: Context) -> dict[str, Any]:
     """Make and verify the dataset's files."""
     with context.phases("data"):
-        context.dataset.prepare(context.job.data.spec(seed=context.job.seed))
+        context.dataset.prepare(context.job.data.spec)
     return {}
 
 

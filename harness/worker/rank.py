@@ -27,10 +27,18 @@ from harness.plugins import World
 from harness.registry import discover
 from harness.results import Failure, RankReport, write_report
 from harness.worker import process
+from harness.worker.certifying import certify, play
 from harness.worker.overhead import overhead
 from harness.worker.purposes import Context, measure, prepare_data, warm_start
 
-_PURPOSES = {"measure": measure, "warm_start": warm_start, "prepare_data": prepare_data, "overhead": overhead}
+_PURPOSES = {
+    "measure": measure,
+    "certify": certify,
+    "play": play,
+    "warm_start": warm_start,
+    "prepare_data": prepare_data,
+    "overhead": overhead,
+}
 
 
 class Phases:
@@ -119,8 +127,10 @@ def _join(job: Job) -> World:
     if job.device_kind == "cuda":
         device = f"cuda:{local_rank}"
         torch.cuda.set_device(device)
+    # What is offloaded is reduced where it lies.
+    both = job.backend == "nccl" and Case.parse(job.case_id).offload == "cpu"
     dist.init_process_group(
-        job.backend,
+        "cpu:gloo,cuda:nccl" if both else job.backend,
         timeout=datetime.timedelta(minutes=30),  # the case's own timeout ends it earlier and says more
         device_id=torch.device(device) if job.backend == "nccl" else None,
     )

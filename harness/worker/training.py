@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler
 
 from harness.errors import HarnessError
 from harness.plugins import Batch, InputKind, Trainee
@@ -40,8 +41,11 @@ LOSSES = {InputKind.IMAGES: image_loss, InputKind.DETECTION: detection_loss}
 class TrainingLoop:
     """Steps of one rank, each timed from boundary to boundary."""
 
-    def __init__(self, trainee: Trainee, *, device: str, progress: Progress) -> None:
+    def __init__(
+        self, trainee: Trainee, *, device: str, progress: Progress, schedule: LRScheduler | None = None
+    ) -> None:
         self._step = trainee.step
+        self._schedule = schedule
         self._device = device
         self._progress = progress
         self._losses: list[torch.Tensor] = []
@@ -66,6 +70,8 @@ class TrainingLoop:
         batch = next(batches)
         self.data_wait_s.append(time.perf_counter() - asked)
         self._losses.append(self._step(to_device(batch, self._device)))
+        if self._schedule is not None:
+            self._schedule.step()
         self.clock.mark()
 
     def losses(self) -> list[float]:
