@@ -59,7 +59,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
 class Collective:
-    """All calls of one kind of collective in one step, as the backend reported them to torch's profiler; those of
+    """All calls of one kind of collective in one step, as the backend reported them to torch's profiler; sums of
     single numbers, which are norms and flags, left out.
     """
 

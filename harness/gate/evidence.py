@@ -12,9 +12,13 @@ from harness.plugins import Strategy
 
 SAFETY = 8.0
 """How often the spread of one random rounding a difference may be: it is one draw, and sums over ranks are another."""
-_LEAST = 2.0**-20
+LEAST = 2.0**-20
 """A relative difference that no cause but rounding is looked for below: sixteen units in the last place of FP32."""
 
+TURNED = 1e-3
+"""Once rounding has changed the weights it may turn a choice: on which side of its corner a ReLU is, seldom which box
+is sampled. What follows then differs by far more than rounding (1e-4 was seen), for all strategies that add in one order
+alike; so after the first update no other cause is looked for below a thousandth."""
 SUMMED = 1e-9
 """Sums of squares are taken in FP64, in parts that depend on the sharding."""
 
@@ -46,12 +50,14 @@ class Evidence:
     def loss_tolerance(self, step: int) -> float:
         """How far a loss may be off, relatively, at a step, counted from 0: rounding grows with each update."""
         spread = self.reference.rounding
-        return tolerance(_largest(spread.losses[: step + 1]) if spread else None)
+        return tolerance(_largest(spread.losses[: step + 1]) if spread else None, updated=step > 0)
 
     def norm_tolerance(self, step: int) -> float:
         """How far the gradient norm may be off, relatively, at a step."""
         spread = self.reference.rounding
-        return tolerance(_largest(spread.gradient_norms[: step + 1]) if spread else None, least=SUMMED)
+        return tolerance(
+            _largest(spread.gradient_norms[: step + 1]) if spread else None, least=SUMMED, updated=step > 0
+        )
 
     @property
     def played(self) -> Sequence[Watched]:
@@ -59,9 +65,17 @@ class Evidence:
         return self.reference.ranks
 
 
-def tolerance(rounding: float | None, least: float = 0.0) -> float:
-    """Return what a relative difference may be, given what rounding alone did; `least` where no order is open."""
-    return least if rounding is None else max(SAFETY * rounding, _LEAST)
+def tolerance(rounding: float | None, *, least: float = 0.0, updated: bool = True) -> float:
+    """Return what a relative difference may be.
+
+    Args:
+        rounding: what rounding alone was seen to do, or None where no order is open.
+        least: what is allowed then.
+        updated: whether it is of something after the first update.
+    """
+    if rounding is None:
+        return least
+    return max(SAFETY * rounding, TURNED if updated else LEAST)
 
 
 def _largest(spreads: Sequence[float]) -> float:

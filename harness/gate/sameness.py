@@ -53,7 +53,7 @@ def _figures(evidence: Evidence) -> Iterator[Figure]:
     ranks, played, spread = evidence.ranks, evidence.played, evidence.reference.rounding
 
     def figure(name: str, difference: float, rounding: float | None, least: float = 0.0) -> Figure:
-        return Figure(name=name, difference=difference, tolerance=tolerance(rounding, least))
+        return Figure(name=name, difference=difference, tolerance=tolerance(rounding, least=least))
 
     ours, theirs = _losses(ranks), _losses(played)
     if len(ours) != len(theirs):  # one process drives all devices, and knows the mean alone

@@ -140,10 +140,10 @@ class Watch:
             inputs = event.get("args", {})
             type_ = next((_TRACE_NAMES.get(t, t) for t in inputs.get("Input type", ()) if t not in _NO_TENSOR), "")
             elements = _elements(inputs.get("Input Dims", ()))
-            # A single number is a norm or a flag, no gradient.
-            if elements > 1:
-                self.collectives_seen[backend, kind, type_].append(elements)
-            if "reduce" in kind and elements > 1:
+            if "reduce" in kind and elements == 1:
+                continue  # a norm or a flag, no gradient
+            self.collectives_seen[backend, kind, type_].append(elements)
+            if "reduce" in kind:
                 self.reduction.add(type_)
 
     def collective_records(self) -> tuple[Collective, ...]:
