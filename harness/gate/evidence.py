@@ -17,8 +17,8 @@ LEAST = 2.0**-20
 
 TURNED = 1e-3
 """Once rounding has changed the weights it may turn a choice: on which side of its corner a ReLU is, seldom which box
-is sampled. What follows then differs by far more than rounding (1e-4 was seen), for all strategies that add in one order
-alike; so after the first update no other cause is looked for below a thousandth."""
+is sampled. What follows then differs by far more than rounding (1e-4 was seen), alike for all strategies that add in
+one order; so after the first update no other cause is looked for below a thousandth."""
 SUMMED = 1e-9
 """Sums of squares are taken in FP64, in parts that depend on the sharding."""
 
