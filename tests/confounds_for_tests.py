@@ -246,6 +246,28 @@ def _shards_nothing(workload: Any, world: Any) -> Any:
     return _fsdp1(workload, world, sharding_strategy=ShardingStrategy.NO_SHARD)
 
 
+def _wraps_nothing(workload: Any, world: Any) -> Any:
+    """FSDP in one unit, as when the policy names a class that the model has not: it trains alike, and gathers all at
+    once.
+    """
+    return _fsdp1(workload, world)
+
+
+def _extra_all_reduce(workload: Any, world: Any) -> Any:
+    """Gradients are reduced by the library, and once more by hand: the mean of equal means is the mean."""
+    import torch.distributed as dist
+
+    trainee = DDP.shard(workload, world)
+
+    def again(optimizer: Any, *_: Any) -> None:
+        for parameter in optimizer.param_groups[0]["params"][:1]:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= world.size
+
+    trainee.optimizer.register_step_pre_hook(again)
+    return trainee
+
+
 def _bf16_reduce_scatter(workload: Any, world: Any) -> Any:
     """FSDP2 with a policy meant for mixed precision."""
     import torch
@@ -381,6 +403,8 @@ _SHARDED: dict[str, Callable[[Any, Any], Any]] = {
     "bf16_reduce_scatter": _bf16_reduce_scatter,
 }
 CONFOUNDS = (
+    Strategy(name="extra_all_reduce", shard=_extra_all_reduce, traffic=DDP.traffic),
+    Strategy(name="wraps_nothing", shard=_wraps_nothing, shards=fsdp.FSDP1.shards, traffic=fsdp.FSDP1.traffic),
     *(Strategy(name=name, shard=shard) for name, shard in _FAULTS.items()),
     *(
         Strategy(name=name, shard=shard, shards=frozenset({"parameters", "optimizer"}))

@@ -60,9 +60,7 @@ PLANTED = {
     "tiny_net-bf16_reduction-2gpu-bs4": [REDUCED_IN_BF16],
     "tiny_net-bf16_communication-2gpu-bs4": [REDUCED_IN_BF16],
     "tiny_net-bf16_reduce_scatter-2gpu-bs4": [REDUCED_IN_BF16],
-    "tiny_net-rate_per_rank-2gpu-bs4-warmup4": [
-        "learning rate: 0.0025, 0.0075, 0.01, the reference 0.0025, 0.005, 0.0075"
-    ],
+    "tiny_net-rate_per_rank-2gpu-bs4-warmup4": ["learning rate: 0.0025, 0.0075, the reference 0.0025, 0.005"],
     "tiny_net-rate_times_ranks-2gpu-bs4": ["learning rate: 0.02, the reference 0.01"],
     "tiny_net-no_momentum-2gpu-bs4": ["optimizer: SGD, the reference SGD momentum 0.9"],
     "tiny_net-decays_matrices-2gpu-bs4": ["weight decay: 0 on 34 parameters, 0.01 on 3,096 parameters, the reference"],
@@ -74,6 +72,12 @@ PLANTED = {
     "tiny_net-evaluation_mode-2gpu-bs4": ["BatchNorm: no rank updates its statistics, the reference each rank its own"],
     "tiny_net-other_weights-2gpu-bs4": [OTHER_LOSS],
     "tiny_net-smoothed-2gpu-bs4": [OTHER_LOSS],
+    "tiny_net-wraps_nothing-2gpu-bs4": [
+        "communication: all_gather of 1,565 in 1, all_reduce of 3,130 in 1, the reference all_gather of"
+    ],
+    "tiny_net-extra_all_reduce-2gpu-bs4": [
+        "communication: all_reduce of 3,346 in 2, the reference all_reduce of 3,130"
+    ],
     "tiny_net-shards_nothing-2gpu-bs4": [
         "sharding: shards nothing: a rank keeps 100% of the parameters and 100% of the optimizer state, the reference"
     ],
@@ -130,7 +134,7 @@ def test_one_and_two_ranks_are_bit_equal_to_the_reference(certify, strategy):
 def test_four_ranks_differ_from_the_reference_by_rounding_alone(certify, strategy):
     certificate = certify(f"tiny_net-{strategy}-4gpu-bs4")
     assert (certificate.causes, certificate.demanded) == ((), "rounding")
-    assert _figure(certificate, "parameters").tolerance < 1e-4
+    assert _figure(certificate, "parameters").difference < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -191,8 +195,8 @@ def test_a_case_that_is_not_certified_fails_and_its_speed_does_not_count(monkeyp
     assert row.endswith(" uncertified")
     (sound,) = re.findall(r"^zero1-2gpu-bs8.*ms.*$", done.stdout, re.MULTILINE)
     assert re.search(r" [\d.]+ ms +[\d.]+ +[\d.]+x +\d+% ", sound)
-    assert re.search(r"^divided_twice-bs8 +NO$", done.stdout, re.MULTILINE)
-    assert re.search(r"^zero1-bs8 +bit-equal$", done.stdout, re.MULTILINE)
+    assert re.search(r"^divided_twice-bs8 +NO ", done.stdout, re.MULTILINE)
+    assert re.search(r"^zero1-bs8 +bit-equal +[\d.]+ MiB=$", done.stdout, re.MULTILINE)
     assert "struck through: not certified to do the same training" in done.stdout
     assert "tiny_net-divided_twice-2gpu-bs8: not certified: it does not train as the reference does" in done.stdout
     assert "cause   the gradient is divided by the 2 ranks twice" in done.stdout
