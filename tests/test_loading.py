@@ -180,3 +180,12 @@ def test_every_tensor_of_a_batch_reaches_the_device():
     images, targets = to_device(([torch.zeros(3, 4, 4)], [target]), "meta")
     assert images[0].device.type == targets[0]["boxes"].device.type == "meta"
     assert targets[0]["image_id"] == 7
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_a_device_of_one_process_is_dealt_what_a_rank_of_its_own_would_be(devices):
+    """`nn.DataParallel` gives each device a stretch of the batch; its BatchNorm is to see a rank's samples."""
+    of_ranks = _epoch(32, size=devices, batch=4)
+    data = _training(32, batch=4 * devices, devices_per_process=devices)
+    for step, (_, labels) in enumerate(data.epoch(0)):
+        assert [part.tolist() for part in labels.chunk(devices)] == [rank[step] for rank in of_ranks]

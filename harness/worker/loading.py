@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ def _list(samples: Sequence[tuple[torch.Tensor, dict[str, torch.Tensor]]]) -> Ba
     return list(images), list(targets)
 
 
+def _dealt(stack: Callable[[Sequence[Any]], Batch], devices: int, samples: Sequence[Any]) -> Batch:
+    """Return a batch whose d-th part holds what the d-th of as many ranks would be dealt: every n-th sample."""
+    return stack([sample for device in range(devices) for sample in samples[device::devices]])
+
+
 def to_device(batch: Batch, device: str) -> Batch:
     """Return the batch on the device; copies from pinned memory do not wait."""
     inputs, targets = batch
@@ -48,7 +54,7 @@ class TrainingData:
     """The training batches of one rank, epoch by epoch.
 
     The data order depends on the seed, the epoch and the global batch alone, so every strategy sees the same global
-    batches; each rank takes every n-th sample of them.
+    batches; each rank takes every n-th sample of them, and so does each device of a process that drives several.
     """
 
     def __init__(
@@ -75,7 +81,7 @@ class TrainingData:
             dataset,
             batch_size=batch_size,
             sampler=self._sampler,
-            collate_fn=collate(kind),
+            collate_fn=partial(_dealt, collate(kind), world.devices_per_process),
             drop_last=True,
             num_workers=workers,
             pin_memory=world.on_cuda,
