@@ -56,14 +56,14 @@ def test_each_model_has_a_table_of_cases_by_gpu_count():
         made_certificate("resnet18-ddp-2gpu-bs8"),
     )
     first = next(number for number, line in enumerate(lines) if line.startswith("resnet18 "))
-    assert lines[first].split() == ["resnet18", "1gpu", "2gpu", "4gpu"]
+    assert lines[first].split() == ["resnet18", "1gpu", "2gpu", "4gpu", "2gpu", "sends", "4gpu", "sends"]
     assert [line.split() for line in lines[first + 2 : first + 4]] == [
-        ["ddp-bs8", "bit-equal", "bit-equal", "2.5e-07"],
-        ["zero1-bs8-bf16-ckpt", "NO"],
+        ["ddp-bs8", "bit-equal", "bit-equal", "2.5e-07", "n/a", "n/a"],
+        ["zero1-bs8-bf16-ckpt", "NO", "n/a"],
     ]
     # Under its own count: the cell of two GPUs stands below their head.
     assert lines[first + 3].index("NO") == lines[first].index("2gpu")
-    assert any(line.split() == ["vit_b16", "2gpu"] for line in lines)
+    assert any(line.split() == ["vit_b16", "2gpu", "2gpu", "sends"] for line in lines)
 
 
 def test_the_words_of_the_table_are_explained():
