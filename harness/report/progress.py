@@ -41,8 +41,8 @@ class ProgressLine:
 
     def _show(self, title: str, folder: Path, done: threading.Event) -> None:
         began, stretch = time.monotonic(), Stretch()
-        opened = False
-        while not done.wait(_PERIOD_S):
+        opened = ended = False
+        while not ended:  # shown at once, so that a case of a blink is seen too
             now = time.monotonic()
             place = read_progress(folder, 0)
             text = describe(f"{self.prefix}{title}", place, stretch.rate(place, now), now - began)
@@ -50,11 +50,10 @@ class ProgressLine:
             # A fresh line below pytest's, so that its dots stay as they are.
             self._stream.write(("" if opened else "\n") + "\r\x1b[K" + text[: width - 1])
             self._stream.flush()
-            opened = True
-        if opened:
-            column = int(getattr(self._column, "width_of_current_line", 0))
-            self._stream.write(f"\r\x1b[K\x1b[1A\x1b[{column + 1}G")
-            self._stream.flush()
+            opened, ended = True, done.wait(_PERIOD_S)
+        column = int(getattr(self._column, "width_of_current_line", 0))
+        self._stream.write(f"\r\x1b[K\x1b[1A\x1b[{column + 1}G")
+        self._stream.flush()
 
 
 class Stretch:

@@ -45,7 +45,7 @@ def prepare(built: BuiltModel, case: Case) -> None:
     for block in [module for module in built.module.modules() if isinstance(module, built.blocks)]:
         forward: Callable[..., Any] = type(block).forward
         if case.compiled:
-            forward = partial(_compiled, torch.compile(forward), forward)
+            forward = partial(_compiled, torch.compile(forward, dynamic=False), forward)
         if case.checkpointing:
             forward = partial(_checkpointed, forward)
         block.forward = partial(forward, block)
