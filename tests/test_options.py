@@ -189,7 +189,7 @@ def test_every_block_is_compiled_for_training_alone_and_computes_the_same():
     counter = CompileCounterWithBackend("inductor")
     compile_ = torch.compile
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", lambda function: compile_(function, backend=counter))
+        patch.setattr(torch, "compile", lambda function, **how: compile_(function, backend=counter, **how))
         ours, case = _built(), _case("-compile")
         for module in (ours.module, plain := _built().module):
             for block in module[:2]:
