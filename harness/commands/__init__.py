@@ -1,0 +1,1 @@
+"""What `python -m harness` can do, one command a file."""

@@ -1,0 +1,149 @@
+"""`recommend`: which strategy to take, by a stored run of this suite."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness import store
+from harness.anatomy.advice import Candidate, Effort, advise, lines_of_code
+from harness.case import Case
+from harness.errors import HarnessError, StoreError, unknown
+from harness.plugins import Metric, Strategy
+from harness.registry import Registry, discover
+from harness.report.advice import render
+from harness.store import Stored
+from harness.units import bytes_of
+
+NAME = "recommend"
+HELP = "which strategy is fastest within the memory, and which is leanest, by a stored run"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="a stored run, as --benchmark-save writes it")
+    parser.add_argument("--mem", type=_size, help="memory of a GPU: 24GB (10^9 bytes), 24GiB (2^30), 500MB")
+    parser.add_argument(
+        "--slowdown", type=_share, default=0.1, help="how much slower the leanest may be (default: 10%%)"
+    )
+    parser.add_argument("--gpus", type=int, help="only cases of so many GPUs")
+    parser.add_argument("--model", help="only cases of this model")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the advice; 1 where no case counts, or none fits.
+
+    Raises:
+        StoreError: the file is no stored run, or holds no case that was asked for.
+    """
+    registry = discover()
+    candidates = _asked_for(read(arguments.results, registry), arguments)
+    advices = advise(candidates, memory_bytes=arguments.mem, slowdown=arguments.slowdown)
+    efforts = _efforts(registry)
+    for line in render(advices, efforts=efforts, memory_bytes=arguments.mem, slowdown=arguments.slowdown):
+        sys.stdout.write(line + "\n")
+    if any(advice.fastest for advice in advices):
+        return 0
+    known = [one.memory_bytes for a in advices for one in a.counted if one.memory_bytes is not None]
+    if not any(advice.counted for advice in advices):
+        why = f"none of the {len(candidates)} cases is certified; run them again with a strategy that trains alike"
+    elif known:
+        why = f"nothing fits into {arguments.mem} bytes; the least that exists is {min(known)}: give --mem more"
+    else:
+        why = "no case has a peak memory to hold against --mem; leave it out"
+    sys.stderr.write(f"python -m harness {NAME}: {why}\n")
+    return 1
+
+
+def read(file: Path, registry: Registry) -> list[Candidate]:
+    """Return every case of a stored run.
+
+    Raises:
+        StoreError: the file is none, is damaged, or holds no case of this suite.
+    """
+    if file.is_dir():
+        raise StoreError(f"{file} is a folder; name one of the files in it, for example 0001_accepted.json")
+    if not file.exists():
+        raise StoreError(f"there is no file {file}; stored runs are in baselines/<host>/")
+    try:
+        benchmarks = store.read_run(file)["benchmarks"]
+    except StoreError as error:
+        raise StoreError(
+            f"{file} is no stored run of this suite, or a damaged one ({error.__cause__}); name one that "
+            "pytest benches --benchmark-save wrote"
+        ) from error
+    stored = [one for one in (store.unpack(b, where=file.name) for b in benchmarks) if one is not None]
+    if not stored:
+        raise StoreError(f"{file} holds no case of this suite; store a run with pytest benches --benchmark-save")
+    return [_candidate(one, registry.metrics) for one in stored]
+
+
+def _candidate(stored: Stored, metrics: Mapping[str, Metric]) -> Candidate:
+    result, certificate = stored.result, stored.certificate
+    scores = (metric.value(result, stored.reference) for metric in metrics.values() if metric.scores is not None)
+    memory = metrics["peak_memory"].value(result, None)
+    if certificate is None:
+        why_not = "it has no certificate"
+    else:
+        why_not = "" if certificate.granted else f"not certified: {certificate.causes[0]}"
+    return Candidate(
+        case=Case.parse(result.case_id),
+        dataset=result.dataset,
+        steps_s=result.step_s,
+        memory_bytes=None if memory is None else int(memory),
+        accuracy=next((score for score in scores if score is not None), None),
+        oversubscribed=result.oversubscribed,
+        why_not=why_not,
+    )
+
+
+def _asked_for(candidates: list[Candidate], arguments: argparse.Namespace) -> list[Candidate]:
+    models = {one.case.model for one in candidates}
+    if arguments.model is not None and arguments.model not in models:
+        raise StoreError(f"{arguments.results} holds {unknown('model', arguments.model, models)}")
+    counts = sorted({one.case.gpu_count for one in candidates})
+    chosen = [
+        one
+        for one in candidates
+        if arguments.model in (None, one.case.model) and arguments.gpus in (None, one.case.gpu_count)
+    ]
+    if not chosen:
+        raise StoreError(
+            f"{arguments.results} holds no case of {arguments.gpus} GPUs; it has {', '.join(map(str, counts))}"
+        )
+    return chosen
+
+
+def _efforts(registry: Registry) -> dict[str, Effort]:
+    return {name: _effort(strategy) for name, strategy in registry.strategies.items()}
+
+
+def _effort(strategy: Strategy) -> Effort:
+    function = inspect.unwrap(getattr(strategy.shard, "func", strategy.shard))
+    return Effort(
+        lines=lines_of_code(function, inspect.getsource(inspect.getmodule(function) or function)),
+        requires=strategy.requires,
+        refuses=tuple(strategy.refuses),
+    )
+
+
+def _size(text: str) -> int:
+    try:
+        return bytes_of(text)
+    except HarnessError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _share(text: str) -> float:
+    """Return the share that `10%` or `0.1` names."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write it like 10% or 0.1")
+    return share
