@@ -6,6 +6,7 @@
       PluginError      a file in strategies/, models/, datasets/, metrics/ or launchers/ is wrong
       DataError        a dataset is missing, damaged or too small
       WorkerFailed     a rank died, hung, or did not report
+        OutOfMemory    a rank needed more memory than its device has
       CannotRun        a library turned out to be missing only in the rank; the case is skipped
       StoreError       a stored record cannot be read or written
 
@@ -42,12 +43,31 @@ class WorkerFailed(HarnessError):
     """A rank died, hung, or did not report; the message names the rank and the cause."""
 
 
+class OutOfMemory(WorkerFailed):
+    """A rank needed more memory than its device has; the message names the rank and what it was doing."""
+
+
 class CannotRun(HarnessError):
     """A library that a case needs cannot be imported on this machine; the message has the reason."""
 
 
 class StoreError(HarnessError):
     """A stored record cannot be read or written."""
+
+
+_NO_MEMORY = ("can't allocate memory", "std::bad_alloc", "Cannot allocate memory")
+_MAYBE_NO_MEMORY = ("could not create a primitive", "could not create a memory", "can't start new thread")
+
+
+def tells_of_no_memory(text: str, *, limited: bool) -> bool:
+    """Return whether a message is that of a refused allocation: by torch's CPU allocator, C++, or the system.
+
+    Args:
+        text: the message.
+        limited: whether memory was limited, so that what oneDNN and Python say when they are refused memory, among
+            other things, means that.
+    """
+    return any(words in text for words in _NO_MEMORY + (_MAYBE_NO_MEMORY if limited else ()))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -11,24 +11,35 @@ import pytest
 
 from harness import store
 from harness.case import Case
-from harness.errors import CannotRun, HarnessError
+from harness.errors import CannotRun, HarnessError, OutOfMemory
 from harness.pipeline import Outcome, Pipeline
 from harness.recording import record, replay
 from harness.report.certificates import refusal
+from harness.report.memory import notes
 from harness.suite import Suite, suite_of
 
 
 @pytest.fixture
-def bench(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Outcome]:
+def bench(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Outcome | None]:
     """Return the function that runs a case, records it through pytest-benchmark, and fails the test if it must."""
 
-    def run(case: Case) -> Outcome:
+    def run(case: Case) -> Outcome | None:
         suite = suite_of(request.config)
         compared = request.config._benchmarksession.compared_mapping  # type: ignore[attr-defined]
+        baseline = store.recall(compared, request.node.nodeid)
         try:
-            outcome = suite.pipeline.run(case, baseline=store.recall(compared, request.node.nodeid))
+            if suite.options.find_max_batch:
+                suite.pipeline.largest_batch(case)
+                return None
+            outcome = suite.pipeline.run(case, baseline=baseline)
         except CannotRun as reason:
             pytest.skip(str(reason))
+        except OutOfMemory as error:
+            suite.out_of_memory[case] = str(error)
+            if baseline is not None:
+                pytest.fail(_failure(error, request.node.nodeid) + "\n  the stored run fits", pytrace=False)
+            # What does not fit is a result, with a row of its own, and no defect.
+            pytest.skip("out of memory, see the table")
         except HarnessError as error:
             pytest.fail(_failure(error, request.node.nodeid), pytrace=False)
         record(benchmark, outcome, request.node)
@@ -37,6 +48,9 @@ def bench(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Ou
         if not outcome.certificate.granted:
             lines = [*refusal(outcome.certificate), f'  rerun   pytest "{request.node.nodeid}"']
             pytest.fail("\n".join(lines), pytrace=False)
+        if outcome.memory is not None and outcome.memory.causes:
+            lines = [f"{case}: its memory is not what {case.strategy} must keep", *notes(outcome.memory)]
+            pytest.fail("\n".join([*lines, f'  rerun   pytest "{request.node.nodeid}" --accounted']), pytrace=False)
         if outcome.verdict.word == "regressed":
             pytest.fail(_regression(outcome, request.node.nodeid), pytrace=False)
         return outcome

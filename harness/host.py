@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -34,6 +33,8 @@ class Gpu:
 
     name: str
     memory_bytes: int
+    uuid: str = ""
+    """As NVML names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,17 +107,20 @@ def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         found = tuple(
-            Gpu(name=_text(pynvml.nvmlDeviceGetName(h)), memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(h).total))
+            Gpu(
+                name=_text(pynvml.nvmlDeviceGetName(h)),
+                memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(h).total),
+                uuid=_text(pynvml.nvmlDeviceGetUUID(h)),
+            )
             for h in handles
         )
-        uuids = [_text(pynvml.nvmlDeviceGetUUID(h)) for h in handles]
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
     finally:
         pynvml.nvmlShutdown()
-    return _visible(found, uuids), driver
+    return _visible(found), driver
 
 
-def _visible(gpus: tuple[Gpu, ...], uuids: Sequence[str]) -> tuple[Gpu, ...]:
+def _visible(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
     """Return the GPUs that CUDA will see: those CUDA_VISIBLE_DEVICES lists, up to the first entry that names none."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
@@ -127,8 +131,8 @@ def _visible(gpus: tuple[Gpu, ...], uuids: Sequence[str]) -> tuple[Gpu, ...]:
     for entry in (entry.strip() for entry in listed.split(",")):
         named = [
             index
-            for index, uuid in enumerate(uuids)
-            if entry == str(index) or (entry.startswith("GPU-") and uuid.startswith(entry))
+            for index, gpu in enumerate(gpus)
+            if entry == str(index) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
         ]
         if len(named) != 1 or named[0] in seen:
             break

@@ -56,10 +56,24 @@ class Job:
     """One run of some ranks."""
 
     case_id: str
-    purpose: Literal["measure", "certify", "play", "warm_start", "prepare_data", "overhead"] = "measure"
-    """`certify` trains a few steps and holds them to the reference, which `play` makes in one process; `warm_start`
-    trains on the pretrain split and writes the weights; `prepare_data` makes the dataset's files; `overhead`
-    interleaves the harness's step with a bare loop's."""
+    purpose: Literal[
+        "measure",
+        "account",
+        "trace",
+        "ceilings",
+        "loader_rate",
+        "fit",
+        "certify",
+        "play",
+        "warm_start",
+        "prepare_data",
+        "overhead",
+    ] = "measure"
+    """`measure` times; `account` counts bytes and operations, `trace` attaches the profiler: three runs, never mixed.
+    `ceilings` measures what the machine can do, `loader_rate` the loader, `fit` whether a batch fits. `certify` trains
+    a few steps and holds them to the reference, which `play` makes in one process; `warm_start` trains on the pretrain
+    split and writes the weights; `prepare_data` makes the dataset's files; `overhead` interleaves the harness's step
+    with a bare loop's."""
     ranks: int
     """Processes to start."""
     devices_per_process: int = 1
@@ -85,6 +99,8 @@ class Job:
     """Cores to pin ranks to, on CPU: rank r to `cores[r % len(cores)]`; empty pins nothing."""
     threads: int = 1
     """Intra-operator threads per rank."""
+    device_memory_bytes: int | None = None
+    """What a rank may allocate at most; None leaves the limit to the device."""
     plugins: tuple[str, ...] = ()
     """Modules named by `--plugins`."""
     asked_s: float = 0.0

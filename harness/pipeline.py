@@ -16,11 +16,16 @@ from typing import Any, Literal, Protocol
 
 import platformdirs
 
-from harness import store
+from harness import sampling, store
+from harness.anatomy import memory
+from harness.anatomy.fitting import Largest
+from harness.anatomy.memory import MemoryFigures
+from harness.anatomy.telemetry import disturbance
 from harness.case import Case
 from harness.certificate import Certificate
 from harness.certifier import Certifier, source_of
-from harness.errors import DataError, HarnessError, StoreError
+from harness.errors import DataError, HarnessError, StoreError, WorkerFailed
+from harness.explainer import Explainer
 from harness.gate.limits import Verdict, judge
 from harness.host import Host
 from harness.job import DataSettings, Job
@@ -28,11 +33,14 @@ from harness.plugins import Model, Processes, Session
 from harness.profiles import ModelSettings, Profile
 from harness.registry import Registry
 from harness.results import RankReport, Repeat, Result
+from harness.sampling import Window
 from harness.store import Stored
 
 REFERENCE_STRATEGY = "ddp"
 """Speedup is taken against this strategy on one GPU with the same batch per GPU."""
 
+_LIMITED = (None, "measure", "account", "trace", "fit")
+"""Purposes that --device-memory holds for; the reference plays all ranks in one, and needs more."""
 _WARM_START_TIMEOUT_S = 1800.0
 _WARM_START_RANKS = 2
 """The same on every machine that can, so that the weights are the same too."""
@@ -59,6 +67,16 @@ class RunOptions:
     """Folder of this host's stored runs."""
     recertify: bool = False
     """Whether certificates of earlier runs are made again."""
+    accounted: bool = False
+    """Whether each case is run once more to count the bytes of its tensors."""
+    traced: bool = False
+    """Whether each case is run once more under torch's profiler."""
+    forecast: str | None = None
+    """Links to forecast over, `measured` for this machine's own; None forecasts nothing."""
+    find_max_batch: bool = False
+    """Whether the largest batch is searched for, in place of a measurement."""
+    device_memory_bytes: int | None = None
+    """What a rank may allocate at most; None leaves the limit to the device."""
     seeds: int = 1
     """Trainings of each case, with seeds 0, 1, ...; the first is timed."""
 
@@ -74,6 +92,8 @@ class Outcome:
     """Why there is no reference, or where it came from."""
     verdict: Verdict
     certificate: Certificate
+    memory: MemoryFigures | None = None
+    """With `--accounted`: what it held, and what is wrong with that."""
 
 
 class Pipeline:
@@ -106,6 +126,9 @@ class Pipeline:
             launch=self._launch_for,
             recertify=options.recertify,
         )
+        self.explainer = Explainer(
+            launch=self._launch_for, sampled=self._sampled, accounted=options.accounted, traced=options.traced
+        )
 
     def run(self, case: Case, *, baseline: Stored | None) -> Outcome:
         """Measure a case and judge it against what is stored.
@@ -117,6 +140,7 @@ class Pipeline:
         """
         certificate = self.certificate(case)
         result = self.measure(case)
+        result = self.explainer.explain(case, result)
         reference, note = self.reference(case) if certificate.granted else (None, "")
         comparable, why = self._comparable(result, baseline)
         verdict = judge(
@@ -125,7 +149,12 @@ class Pipeline:
             baseline=comparable.result if comparable else None,
             baseline_reference=comparable.reference if comparable else None,
             metrics=self.registry.metrics.values(),
+            disturbed=disturbance(result.watched) if result.watched else (),
         )
+        strategy = self.registry.find("strategies", case.strategy)
+        held = memory.figures(case, strategy, result.accounts) if result.accounts else None
+        if held is not None and held.causes:
+            verdict = replace(verdict, word="mispredicted")
         if not certificate.granted:
             verdict = replace(verdict, word="uncertified")
         return Outcome(
@@ -135,6 +164,7 @@ class Pipeline:
             reference_note=note or why,
             verdict=verdict,
             certificate=certificate,
+            memory=held,
         )
 
     def certificate(self, case: Case) -> Certificate:
@@ -157,6 +187,17 @@ class Pipeline:
         settings = self.settings(case)
         weights = self._warm_start(case, settings)
         return self._launch(self._job(case, settings, weights=weights, **over), title)
+
+    def largest_batch(self, case: Case) -> Largest:
+        """Return the largest batch that fits a certified case's devices.
+
+        Raises:
+            WorkerFailed: a batch failed for another reason than memory, or the case has no certificate.
+        """
+        certificate = self.certificate(case)
+        if not certificate.granted:
+            raise WorkerFailed(f"{case}: not certified, so its batch says nothing: {certificate.causes[0]}")
+        return self.explainer.largest(case)
 
     def measure(self, case: Case) -> Result:
         """Return the result of a case, from this run's memory if it ran already."""
@@ -236,7 +277,8 @@ class Pipeline:
         self._prepare(case, settings)
         weights = self._warm_start(case, settings)
         started = time.time()
-        reports, wall_s = self._launch(self._job(case, settings, weights=weights), str(case))
+        with self._sampled(case, interval_s=None) as window:
+            reports, wall_s = self._launch(self._job(case, settings, weights=weights), str(case))
         repeats = []
         for seed in range(1, self.options.seeds):
             job = self._job(case, settings, weights=weights, seed=seed, measured_steps=1)
@@ -254,8 +296,18 @@ class Pipeline:
             oversubscribed=self.host.device_kind == "cpu" and case.gpu_count > len(self.host.cores),
             wall_s=wall_s,
             started_unix_s=started,
+            watched=window.telemetry,
             ranks=tuple(reports),
             repeats=tuple(repeats),
+        )
+
+    def _sampled(self, case: Case, *, interval_s: float | None) -> AbstractContextManager[Window]:
+        """Return what reads the machine while ranks of a case run."""
+        count = case.gpu_count
+        return sampling.window(
+            gpus=[gpu.uuid for gpu in self.host.gpus[:count]],
+            cores=() if self.host.gpus else self.host.cores[:count],
+            interval_s=interval_s,
         )
 
     def _prepare(self, case: Case, settings: ModelSettings) -> None:
@@ -353,6 +405,7 @@ class Pipeline:
             "cores": () if cuda else self.host.cores,
             "threads": max(1, len(self.host.cores) // len(self.host.gpus)) if cuda else 1,
             "plugins": self.options.plugins,
+            "device_memory_bytes": self.options.device_memory_bytes if over.get("purpose") in _LIMITED else None,
             "folder": Path(tempfile.mkdtemp(prefix=f"{case.id}-", dir=self._folder)),
             "asked_s": time.monotonic(),
         }

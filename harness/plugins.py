@@ -6,6 +6,7 @@ Nothing here imports torch, and no module that defines one may do so when import
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -169,6 +170,9 @@ class Trainee:
     gradients that are applied. Mostly `optimizer` itself; a library's own may wrap it."""
     kept: Callable[[], Iterable[torch.Tensor]] | None = None
     """The tensors in which this rank keeps parameters between steps; None for the module's own."""
+    unsynchronised: Callable[[], AbstractContextManager[Any]] | None = None
+    """In which `step` leaves gradients unreduced, so that it is the same step without communication; None where the
+    strategy cannot compute without."""
 
 
 Shape = tuple[int, ...]
@@ -188,6 +192,39 @@ class Traffic:
     """Of one rank's input tensors, over all calls."""
     calls: int | None = None
     """None where the library decides by sizes of buckets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """One rank's part in training a model as a whole, as what it keeps depends on it.
+
+    Not on the precision: this suite's lower ones are autocast's, over parameters, gradients and state in FP32.
+    """
+
+    units: Sequence[Unit]
+    shapes: Sequence[Shape]
+    """Of all parameters, in the order of the module."""
+    ranks: int
+    rank: int
+    slots: int
+    """Elements of optimizer state for each parameter's: 0 for SGD, 1 with momentum, 2 for AdamW."""
+    counters: bool = False
+    """Whether the optimizer counts the steps of each tensor, in an FP32 number of its own: AdamW does."""
+    offload: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Bytes of the tensors that a rank keeps from step to step, wherever they lie; the model's buffers left out."""
+
+    parameters: int
+    gradients: int
+    """When the optimizer steps; some libraries drop them after it."""
+    optimizer: int
+    master: int = 0
+    """Copies of the parameters that the optimizer writes in their place."""
+    rest: int = 0
+    """Buckets and staging, on the CPU; in all less than 1 KiB of single numbers and tables left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +255,8 @@ class Strategy:
     traffic: Callable[[Sequence[Unit], int], Sequence[Traffic]] | None = None
     """Given a model that is trained as a whole and the number of ranks, at least two: what an update without
     accumulation must move, in closed form, norms and flags of one element left out. None is not predicted."""
+    memory: Callable[[Share], Footprint] | None = None
+    """What a rank must keep, in closed form and to the byte. None is not predicted."""
 
 
 # -------------------------------------------------------------------------------------------------- datasets

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from harness import store
+from harness import store, summary
 from harness.case import Case
 from harness.errors import HarnessError
 from harness.fixtures import bench, cost
-from harness.report import certificates, equivalence, terminal
+from harness.report import terminal
 from harness.suite import SUITE, Grid, case_of, params, refuse_unknown_names, stored_runs, suite_of
 
 __all__ = ["bench", "cost"]
@@ -66,6 +66,34 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     )
     group.addoption(
         "--recertify", action="store_true", help="make every certificate again, instead of relying on kept ones"
+    )
+    group.addoption(
+        "--accounted",
+        action="store_true",
+        help="run each case once more to count the bytes of every tensor, and hold its memory to what is predicted",
+    )
+    group.addoption(
+        "--traced",
+        action="store_true",
+        help="run each case once more under torch's profiler, and say where the time of its step goes",
+    )
+    group.addoption(
+        "--forecast",
+        nargs="?",
+        const="measured",
+        metavar="LINKS",
+        help="forecast step time, speedup and memory on up to 1024 GPUs, over the links measured here, or over given "
+        "ones: pcie4, nvlink4, or for nodes of 8 GPUs with 4 ports nvlink4*8+ndr*4; traces and accounts each case",
+    )
+    group.addoption(
+        "--find-max-batch",
+        action="store_true",
+        help="instead of measuring, find the largest batch per GPU that each case fits, and the throughput there",
+    )
+    group.addoption(
+        "--device-memory",
+        metavar="SIZE",
+        help="let each rank allocate no more, for example 24GB, to see what a smaller GPU would fit",
     )
     group.addoption(
         "--seeds",
@@ -216,50 +244,17 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     suite = config.stash[SUITE]
     skips = [_skip_reason(report) for report in terminalreporter.stats.get("skipped", []) if "benches" in report.nodeid]
-    if not (suite.outcomes or skips or suite.said):
-        return
-    write = terminalreporter.write_line
-    terminalreporter.section("results")
     compared = bool(config._benchmarksession.compared_mapping)  # type: ignore[attr-defined]
-    if suite.outcomes:
-        lines = terminal.render(
-            suite.outcomes,
-            extra=suite.pipeline.extra,
-            metrics=suite.registry.metrics.values(),
-            profile=suite.profile,
-            host=suite.host,
-            compared=compared,
-            strike=terminal.terminal_strike if terminalreporter.hasmarkup else terminal.plain_strike,
-        )
+    strike = terminal.terminal_strike if terminalreporter.hasmarkup else terminal.plain_strike
+    for title, lines in summary.sections(suite, compared=compared, strike=strike):
+        terminalreporter.section(title)
         for line in lines:
-            write(line)
-        terminalreporter.section("the same training")
-        certifier = suite.pipeline.certifier
-        known = certifier.known.values()
-        for line in certificates.render(known, made=certifier.made, reference_s=certifier.reference_s):
-            write(line)
-    if suite.options.seeds > 1:
-        terminalreporter.section(f"accuracy over {suite.options.seeds} seeds")
-        for metric in suite.registry.metrics.values():
-            scores = {o.case: o.result.last_scores(metric.name) for o in suite.outcomes if metric.value(o.result, None)}
-            for line in equivalence.render(scores if metric.scores else {}, metric=metric):
-                write(line)
+            terminalreporter.write_line(line)
     for failure in suite.not_stored:
-        write(f"NOT STORED: {failure}", red=True)
-    for sentence in suite.said:
-        write(sentence)
-    if skips:
-        write("")
-        write("skipped")
-        for line in terminal.skipped(skips):
-            write(line)
-    if suite.left_out:
-        write("")
-        words = ", ".join(f"{word} ({count})" for word, count in sorted(suite.left_out.items()))
-        for line in terminal.wrapped(
-            f"left out: {words}; name one to run it (-k {min(suite.left_out)}), or give --matrix full"
-        ):
-            write(line)
+        terminalreporter.write_line(f"NOT STORED: {failure}", red=True)
+    if suite.outcomes or suite.said or skips:
+        for line in summary.rest(suite, skips):
+            terminalreporter.write_line(line)
 
 
 def _skip_reason(report: Any) -> str:

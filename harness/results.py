@@ -14,6 +14,10 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from harness.errors import StoreError
+from harness.records.account import Account
+from harness.records.ceilings import Ceilings, Loaded
+from harness.records.telemetry import Telemetry
+from harness.records.trace import RankTrace
 
 SCHEMA = 1
 
@@ -131,6 +135,18 @@ class Result:
     """With seed 0."""
     repeats: tuple[Repeat, ...] = ()
     """With `--seeds N`: seeds 1 to N - 1, the same for every strategy."""
+    watched: Telemetry | None = None
+    """The machine before and after the timed run."""
+    telemetry: Telemetry | None = None
+    """With `--accounted`: the machine while that run made plain steps."""
+    accounts: tuple[Account, ...] = ()
+    """With `--accounted`: of each rank of the accounted run."""
+    traces: tuple[RankTrace, ...] = ()
+    """With `--traced`: of each rank of the traced run."""
+    ceilings: Ceilings | None = None
+    """With `--traced`: what as many ranks of the machine can do at most, measured in the same pytest run."""
+    loaded: tuple[Loaded, ...] = ()
+    """With `--traced`: what the loader of each rank gives while nothing is trained."""
 
     def __post_init__(self) -> None:
         if len({len(rank.step_s) for rank in self.ranks}) != 1:

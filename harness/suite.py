@@ -16,6 +16,7 @@ import pytest
 
 from harness import host as hosts
 from harness import profiles
+from harness.anatomy import links
 from harness.case import Case, combine, grid
 from harness.errors import CaseError, HarnessError
 from harness.feasible import why_not
@@ -27,6 +28,7 @@ from harness.recording import ReplayClock
 from harness.registry import Registry, discover
 from harness.report.progress import ProgressLine
 from harness.selection import Selection, named_cases, refuse_unknown, select
+from harness.units import bytes_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,8 @@ class Suite:
     selection: Selection = field(default_factory=Selection)
     said: list[str] = field(default_factory=list)
     """What benchmarks of the harness itself found."""
+    out_of_memory: dict[Case, str] = field(default_factory=dict)
+    """Cases that needed more memory than there was, and what they said."""
     not_stored: list[str] = field(default_factory=list)
     """Why results that were to be stored are not."""
     progress: ProgressLine | None = None
@@ -88,6 +92,9 @@ def suite_of(config: pytest.Config) -> Suite:
         profile = profiles.choose(known, config.getoption("profile"), device_kind=host.device_kind)
         profiles.refuse_unknown(profile, models=registry.models)
         stored = stored_runs(config)
+        forecast = config.getoption("forecast")
+        if forecast not in (None, "measured"):
+            links.fabric(forecast)  # refused before anything runs
         options = RunOptions(
             data_root=_data_root(config.getoption("data_root"), download=config.getoption("download")),
             download=config.getoption("download"),
@@ -96,6 +103,11 @@ def suite_of(config: pytest.Config) -> Suite:
             case_timeout_s=config.getoption("case_timeout"),
             reference=config.getoption("reference"),
             recertify=config.getoption("recertify"),
+            accounted=config.getoption("accounted") or forecast is not None,
+            traced=config.getoption("traced") or forecast is not None,
+            forecast=forecast,
+            find_max_batch=config.getoption("find_max_batch"),
+            device_memory_bytes=_device_memory(config, host),
             seeds=config.getoption("seeds"),
             baselines=stored and stored / host.name,
         )
@@ -123,6 +135,15 @@ def stored_runs(config: pytest.Config) -> Path | None:
     if uri == "file://./.benchmarks":  # pytest-benchmark's default
         return config.rootpath / "baselines"
     return Path(uri.removeprefix("file://")) if uri.startswith("file://") else None
+
+
+def _device_memory(config: pytest.Config, host: Host) -> int | None:
+    text = config.getoption("device_memory")
+    if text is None and config.getoption("find_max_batch") and host.device_kind == "cpu":
+        raise HarnessError(
+            "--find-max-batch on a CPU would fill the machine's memory; say what a rank is to have: --device-memory 1GB"
+        )
+    return None if text is None else bytes_of(text)
 
 
 def _data_root(root: Path | None, *, download: bool) -> Path | None:

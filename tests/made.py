@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from harness.case import Case
 from harness.certificate import Certificate, Difference, Figure, Group, Played, Row, Slot, Watched
 from harness.host import Gpu, Host
+from harness.records.trace import Call, RankTrace, TracedStep, packed
 from harness.results import EpochReport, Memory, RankReport, Result
 
 GIB = 2**30
@@ -165,3 +167,31 @@ def made_certificate(case_id: str = "resnet18-ddp-1gpu-bs8", **over: Any) -> Cer
         "unix_time": 1_700_000_000.0,
     }
     return Certificate(**(facts | over))
+
+
+def made_call(kind: str, begin_ms: float, end_ms: float, **over: Any) -> Call:
+    """Return a collective of 1,000 FP32 elements."""
+    facts: dict[str, Any] = {"backend": "gloo", "type": "fp32", "elements": 1000}
+    return Call(kind=kind, begin_s=begin_ms / 1e3, end_s=end_ms / 1e3, **(facts | over))
+
+
+def made_trace(
+    *,
+    data: tuple[float, float] = (0, 0),
+    update: tuple[float, float] = (0, 100),
+    compute: Sequence[tuple[float, float]] = (),
+    calls: Sequence[Call] = (),
+    queued: float | None = 0,
+    **over: Any,
+) -> RankTrace:
+    """Return the trace of a rank with one step of 100 ms; all times in milliseconds."""
+    step = TracedStep(
+        begin_s=0,
+        end_s=0.1,
+        data=(data[0] / 1e3, data[1] / 1e3),
+        update=(update[0] / 1e3, update[1] / 1e3),
+        computing_us=packed([(begin / 1e3, end / 1e3) for begin, end in compute], 0),
+        calls=tuple(calls),
+        queued_s=None if queued is None else queued / 1e3,
+    )
+    return RankTrace(**({"device": "cpu", "steps": (step,), "plain_s": (0.08, 0.08)} | over))

@@ -13,6 +13,7 @@ HARNESS = Path(__file__).parents[1] / "harness"
 FLOORS = (
     # words
     {"errors"},
+    {"records", "units"},
     {"case", "results", "certificate"},
     # contracts
     {"plugins"},
@@ -24,17 +25,20 @@ FLOORS = (
     # one rank from start to report
     {"worker"},
     # parent
-    {"host", "store", "gate"},
+    {"host", "store", "gate", "anatomy", "sampling"},
     {"launchers"},
     # flow
-    {"feasible", "certifier"},
+    {"feasible", "certifier", "explainer"},
     {"pipeline"},
     # what a person reads of the flow's outcomes
     {"report"},
+    # the command line
+    {"commands"},
+    {"__main__"},
     # pytest
     {"recording", "selection"},
     {"suite"},
-    {"fixtures"},
+    {"fixtures", "summary"},
     {"pytest_plugin"},
 )
 """A room is a module or a folder of harness/. It imports itself and what is on the floors above in this list."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 
 import pytest
 
-from harness.errors import CannotRun, WorkerFailed
+from harness.errors import CannotRun, OutOfMemory, WorkerFailed
 from harness.job import DataSettings, Job, OptimizerSettings
 from harness.launchers._outcome import collect
 from harness.results import Failure, write_report
@@ -83,3 +84,30 @@ def test_a_missing_library_is_told_apart(job):
     _write(job, 0, kind="CannotRun", message="zero1 needs deepspeed", unix_time=1.0)
     with pytest.raises(CannotRun, match="zero1 needs deepspeed"):
         collect(job, exits={0: 1}, timed_out=False, timeout_s=9)
+
+
+def test_a_rank_out_of_memory_is_the_cause_whatever_its_peers_reported_before(job):
+    _write(job, 0, message="my peer is gone", unix_time=1.0)
+    _write(job, 1, kind="OutOfMemory", message="tried to allocate 3 bytes\nmore", expected=False, unix_time=2.0)
+    with pytest.raises(
+        OutOfMemory, match=r"rank 1 of 2 failed during train: out of memory: tried to allocate 3 bytes$"
+    ):
+        collect(job, exits={0: 1, 1: 1}, timed_out=False, timeout_s=9)
+
+
+def test_a_process_that_cpp_ended_for_lack_of_memory_is_out_of_memory(job):
+    (job.folder / "rank0.log").write_text("terminate called after throwing an instance of 'std::bad_alloc'\n")
+    with pytest.raises(OutOfMemory, match="rank 0 of 2 ran out of memory before it started; --device-memory leaves"):
+        collect(
+            dataclasses.replace(job, device_memory_bytes=2**20),
+            exits={0: -signal.SIGABRT},
+            timed_out=False,
+            timeout_s=9,
+        )
+
+
+def test_an_abort_for_another_reason_is_no_lack_of_memory(job):
+    (job.folder / "rank0.log").write_text("terminate called after throwing an instance of 'std::logic_error'\n")
+    with pytest.raises(WorkerFailed, match="killed by SIGABRT") as failure:
+        collect(job, exits={0: -signal.SIGABRT}, timed_out=False, timeout_s=9)
+    assert not isinstance(failure.value, OutOfMemory)

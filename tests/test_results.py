@@ -6,11 +6,15 @@ import json
 from dataclasses import fields
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import results
 from harness.errors import StoreError
+from harness.records.account import Account
+from harness.records.ceilings import Ceilings, Loaded
+from harness.records.telemetry import GpuReading, Telemetry
+from harness.records.trace import RankTrace
 from harness.results import EpochReport, Failure, Memory, RankReport, Repeat, Result, result_from_json, result_to_json
 from tests.made import ANY_SPEED, made_report, made_result
 
@@ -84,6 +88,20 @@ RESULT_FIELDS = {
         st.builds(RankReport, **(REPORT_FIELDS | {"step_s": st.just((0.5,))})), min_size=1, max_size=2
     ).map(tuple),
 }
+st.register_type_strategy(float, FIGURES)  # a record holds no NaN
+st.register_type_strategy(str, TEXTS)
+st.register_type_strategy(
+    GpuReading,
+    st.builds(
+        GpuReading,
+        violation_ns=st.dictionaries(TEXTS, COUNTS, max_size=2),
+        processes=st.none() | st.dictionaries(COUNTS, st.sampled_from(["own", "other", "unknown"]), max_size=2),
+    ),
+)
+RECORDS = {"accounts": Account, "traces": RankTrace, "loaded": Loaded, "ceilings": Ceilings, "telemetry": Telemetry}
+# Large as they are they are drawn one at a time, in a test of their own.
+RESULT_FIELDS |= {"accounts": st.just(()), "traces": st.just(()), "loaded": st.just(())}
+RESULT_FIELDS |= {"ceilings": st.none(), "telemetry": st.none(), "watched": st.none()}
 RESULTS = st.builds(Result, **RESULT_FIELDS)
 
 
@@ -102,6 +120,16 @@ def test_a_report_comes_back_as_it_was_written(folder, report):
 @ANY_SPEED
 @given(result=RESULTS)
 def test_a_result_comes_back_from_json_as_it_was(result):
+    text = json.dumps(result_to_json(result), allow_nan=False)
+    assert result_from_json(json.loads(text), where="here") == result
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@settings(ANY_SPEED, max_examples=15)
+@given(data=st.data())
+def test_what_further_runs_add_comes_back_as_it_was(name, data):
+    record = data.draw(st.from_type(RECORDS[name]))
+    result = made_result(**{name: record if name in ("ceilings", "telemetry") else (record,)})
     text = json.dumps(result_to_json(result), allow_nan=False)
     assert result_from_json(json.loads(text), where="here") == result
 

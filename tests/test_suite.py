@@ -225,6 +225,43 @@ def test_a_dataset_that_is_not_there_skips_its_cases_with_what_would_help(enviro
     assert "cifar10 is not under --data-root" in done.stdout
 
 
+def test_a_case_without_room_has_a_row_and_is_no_failure(environment, tmp_path):
+    storage = f"--benchmark-storage=file://{tmp_path}/stored"
+    chosen = ("-k", "tiny_net and ddp and 1gpu", storage)
+    full = _run(*chosen, "--device-memory", "1kB")
+    assert full.returncode == 0, full.stdout + full.stderr
+    assert re.search(r"^ddp-1gpu-bs8 .*out of memory$", full.stdout, re.MULTILINE)
+    assert "--device-memory leaves a rank" in full.stdout
+    assert "1 skipped" in full.stdout
+    # What once had room and has none now is a regression.
+    assert _run(*chosen, "--benchmark-save=fits").returncode == 0
+    worse = _run(*chosen, "--device-memory", "1kB", "--benchmark-compare")
+    assert worse.returncode == 1
+    assert "the stored run fits" in worse.stdout
+
+
+def test_a_traced_run_says_where_the_time_goes(environment):
+    run = _run("-k", "tiny_net and fsdp2 and 2gpu", "--traced")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(
+        r"^fsdp2-2gpu-bs8 +\d.* ms +\d+% .* (compute|communication|host|no core|data)$", run.stdout, re.MULTILINE
+    )
+    assert re.search(r"^fsdp2-2gpu-bs8 +all_gather +\d+ ", run.stdout, re.MULTILINE)
+    assert "the profiler adds" in run.stdout
+
+
+def test_the_largest_batch_is_found_where_memory_ends(environment):
+    refused = _run("-k", "tiny_net and ddp and 1gpu", "--find-max-batch")
+    assert refused.returncode == 4
+    assert "say what a rank is to have: --device-memory 1GB" in refused.stderr
+    found = _run("-k", "tiny_net and ddp and 1gpu", "--find-max-batch", "--device-memory", "100MB")
+    assert found.returncode == 0, found.stdout + found.stderr
+    row = re.search(r"^tiny_net-ddp-1gpu-bs8 +(\d+) +[\d.]+  does not fit (\d+) ", found.stdout, re.MULTILINE)
+    # 16 x 16 pixels: some tens of kilobytes of activations an image.
+    assert 8 < int(row[1]) < int(row[2]) < 65536
+    assert int(row[2]) - int(row[1]) <= int(row[1]) / 16 + 1
+
+
 @pytest.mark.parametrize("way", ["interrupt", "terminate", "kill"])
 def test_ending_a_run_leaves_no_process(environment, way):
     with subprocess.Popen(

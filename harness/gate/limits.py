@@ -5,14 +5,14 @@ This is the simple gate: one stored run against one new run, and limits wide eno
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.plugins import Limit, Metric
 from harness.results import Result
 
-Word = Literal["passed", "regressed", "improved", "new", "uncertified"]
+Word = Literal["passed", "regressed", "improved", "new", "mispredicted", "uncertified"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +54,26 @@ def judge(
     baseline: Result | None,
     baseline_reference: Result | None,
     metrics: Iterable[Metric],
+    disturbed: Sequence[str] = (),
 ) -> Verdict:
     """Return the verdict on a result; `new` when there is no baseline to hold it against.
 
-    Where ranks share cores the figures that time decides are not judged.
+    Where ranks share cores, or anything else disturbed them, the figures that time decides are not judged.
+
+    Args:
+        result: of the case.
+        reference: that its speedup is taken against.
+        baseline: the stored result.
+        baseline_reference: that the stored speedup was taken against.
+        metrics: all of them.
+        disturbed: what disturbed the timing, in words.
     """
     if baseline is None:
         return Verdict(word="new")
     findings = []
+    reasons = (["ranks shared cores"] if result.oversubscribed else []) + list(disturbed)
     for metric in metrics:
-        if metric.limit is None or (result.oversubscribed and metric.timed):
+        if metric.limit is None or (reasons and metric.timed):
             continue
         before = metric.value(baseline, baseline_reference)
         if before is None:
@@ -71,7 +81,7 @@ def judge(
         findings.append(_compare(metric, metric.limit, before, metric.value(result, reference)))
     words = {finding.word for finding in findings}
     word: Word = next((w for w in _WORST_FIRST if w in words), "passed")
-    note = "timing not gated: ranks shared cores" if result.oversubscribed else ""
+    note = f"timing not gated: {'; '.join(reasons)}" if reasons else ""
     return Verdict(word=word, findings=tuple(findings), note=note)
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.errors import CannotRun, StoreError, WorkerFailed
+from harness.errors import CannotRun, OutOfMemory, StoreError, WorkerFailed, tells_of_no_memory
 from harness.job import Job
 from harness.results import RankReport, read_report
 
@@ -58,9 +58,19 @@ def collect(job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: f
     failed = sorted(
         ((r.failure.unix_time, rank) for rank, r in reports.items() if r.failure is not None), key=lambda pair: pair[0]
     )
+    if full := [rank for _, rank in failed if _kind(reports[rank]) == OutOfMemory.__name__]:
+        # Its peers fail too, maybe before it, for what they wait for never comes.
+        raise OutOfMemory(_reported(job, reports[full[0]]))
     died = {rank: status for rank, status in exits.items() if status != 0 and rank in wrong}
     # Elastic ends the ranks that are left with SIGTERM as soon as one has failed.
     by_itself = {rank: status for rank, status in died.items() if status != -signal.SIGTERM}
+    for rank, status in by_itself.items():
+        # C++ code that is refused memory, for a thread as well, ends the process without a report.
+        log = "\n".join(_lines(job, rank))
+        if status == -signal.SIGABRT and tells_of_no_memory(log, limited=job.device_memory_bytes is not None):
+            raise OutOfMemory(
+                f"{job.case_id}: rank {rank} of {job.ranks} ran out of memory {_where(job, rank)}{_limit(job)}"
+            )
     if by_itself and not timed_out:
         # Before any reported failure: a rank that ends without a word makes its peers fail, and they can tell.
         raise WorkerFailed(_silent(job, by_itself))
@@ -82,10 +92,22 @@ def collect(job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: f
     return [reports[rank] for rank in range(job.ranks)]
 
 
+def _limit(job: Job) -> str:
+    if job.device_memory_bytes is None:
+        return ""
+    return f"; --device-memory leaves a rank {job.device_memory_bytes / 2**30:.3g} GiB"
+
+
+def _kind(report: RankReport) -> str:
+    return report.failure.kind if report.failure is not None else ""
+
+
 def _reported(job: Job, report: RankReport) -> str:
     failure = report.failure
     assert failure is not None
     where = f"{job.case_id}: rank {report.rank} of {job.ranks} failed during {failure.phase}"
+    if failure.kind == OutOfMemory.__name__:
+        return f"{where}: out of memory: {failure.message.splitlines()[0]}{_limit(job)}"
     if failure.expected:
         return f"{where}: {failure.message}"
     return f"{where}: {failure.kind}: {failure.message}\n{failure.traceback.rstrip()}"
@@ -126,15 +148,18 @@ def _where(job: Job, rank: int) -> str:
 
 
 def _log(job: Job, rank: int) -> str:
-    path = job.folder / f"rank{rank}.log"
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
+    lines = _lines(job, rank)
     if not lines:
         return f"  rank {rank} wrote no log"
     tail = "\n".join(f"  | {line}" for line in lines[-_TAIL_LINES:])
     return f"  end of rank {rank}'s log ({len(lines)} lines):\n{tail}"
+
+
+def _lines(job: Job, rank: int) -> list[str]:
+    try:
+        return (job.folder / f"rank{rank}.log").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def read_progress(folder: Path, rank: int) -> tuple[str, int, int, int, int] | None:

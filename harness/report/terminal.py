@@ -6,9 +6,11 @@ import re
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from tabulate import tabulate
 
+from harness.anatomy.telemetry import disturbance
 from harness.case import Case
 from harness.host import Host
 from harness.pipeline import Outcome, reference_of
@@ -17,6 +19,7 @@ from harness.profiles import Profile
 from harness.results import Result
 
 _SHARED = "*"
+_DISTURBED = "!"
 _WIDTH = 100
 
 
@@ -42,6 +45,7 @@ def render(
     profile: Profile,
     host: Host,
     compared: bool,
+    out_of_memory: Mapping[Case, str] = MappingProxyType({}),
     strike: Callable[[str], str] = plain_strike,
 ) -> Iterator[str]:
     """Yield the lines of the summary.
@@ -53,34 +57,44 @@ def render(
         profile: the profile of the run.
         host: the machine.
         compared: whether there was a stored run to compare with.
+        out_of_memory: cases that needed more memory than there was, and what they said.
         strike: strikes a figure through.
     """
     ordered = sorted(metrics, key=lambda metric: metric.order)
     by_model: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         by_model[outcome.case.model].append(outcome)
+    for case in out_of_memory:
+        by_model[case.model] += []
     yield from wrapped(f"profile {profile.name}: {profile.about}")
     yield from wrapped(f"machine {host.name}: {host.describe()}")
     rows: list[tuple[Case, Result, Result | None, str]]
     for model, of_model in by_model.items():
-        first = of_model[0].result
+        full = {case: text for case, text in out_of_memory.items() if case.model == model}
         yield ""
-        yield from wrapped(f"{model} on {first.dataset}: {_amount(first)}")
-        yield from wrapped(f"  weights: {_weights([outcome.result for outcome in of_model])}")
+        if of_model:
+            first = of_model[0].result
+            yield from wrapped(f"{model} on {first.dataset}: {_amount(first)}")
+            yield from wrapped(f"  weights: {_weights([outcome.result for outcome in of_model])}")
+        else:
+            yield f"{model}: no case fits"
         rows = [(outcome.case, outcome.result, outcome.reference, outcome.verdict.word) for outcome in of_model]
         for case_id, result in extra.items():
             case = Case.parse(case_id)
             if case.model == model and case not in {row[0] for row in rows}:
                 rows.append((case, result, result, "reference"))
-        verdicts = compared or any(row[3] == "uncertified" for row in rows)
-        yield from _table(rows, ordered, verdicts=verdicts, strike=strike)
+        verdicts = compared or bool(full) or any(row[3] in ("uncertified", "mispredicted") for row in rows)
+        yield from _table(rows, ordered, full=full, verdicts=verdicts, strike=strike)
         yield from _notes(of_model)
+        for text in full.values():
+            yield from wrapped(f"  {text}")
 
 
 def _table(
     rows: Sequence[tuple[Case, Result, Result | None, str]],
     metrics: Sequence[Metric],
     *,
+    full: Iterable[Case],
     verdicts: bool,
     strike: Callable[[str], str],
 ) -> Iterator[str]:
@@ -89,7 +103,7 @@ def _table(
     head = ["case", *(metrics[i].title for i in shown)] + (["verdict"] if verdicts else [])
     cells = []
     for (case, result, _, word), row in zip(rows, values, strict=True):
-        line = [_short(case) + (_SHARED if result.oversubscribed else "")]
+        line = [_short(case) + _mark(result)]
         for i in shown:
             value = row[i]
             text = "n/a" if value is None else metrics[i].show(value)
@@ -98,6 +112,7 @@ def _table(
                 text = strike(text)
             line.append(text)
         cells.append(line + ([word] if verdicts else []))
+    cells += [[_short(case), *("-" for _ in shown), "out of memory"] for case in full]
     # The rule is a row of its own: under a head of its own, tabulate makes every column two wider than it need be.
     widths = [max(map(_visible, column)) for column in zip(head, *cells, strict=True)]
     rule = ["-" * width for width in widths]
@@ -111,11 +126,26 @@ def wrapped(line: str) -> list[str]:
     return textwrap.wrap(line, _WIDTH, subsequent_indent=indent + "  ", break_on_hyphens=False)
 
 
+def _mark(result: Result) -> str:
+    return _SHARED if result.oversubscribed else _DISTURBED if _disturbed(result) else ""
+
+
+def _disturbed(result: Result) -> tuple[str, ...]:
+    # Where ranks share cores nothing is gated anyway.
+    watched = None if result.oversubscribed else result.watched
+    return disturbance(watched) if watched else ()
+
+
 def _short(case: Case) -> str:
     return case.id.removeprefix(f"{case.model}-")
 
 
 def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    disturbed = [
+        f"{_short(outcome.case)} ({'; '.join(why)})" for outcome in outcomes if (why := _disturbed(outcome.result))
+    ]
+    if disturbed:
+        yield from wrapped(f"  {_DISTURBED} disturbed, so its timing is not gated: {', '.join(disturbed)}")
     if any(outcome.result.oversubscribed for outcome in outcomes):
         yield f"  {_SHARED} more ranks than cores: it ran, but its timing says little and is not gated"
     if any(outcome.verdict.word == "uncertified" for outcome in outcomes):

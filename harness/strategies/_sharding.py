@@ -1,11 +1,19 @@
-"""What fully sharded strategies move, whatever library shards: each unit is gathered twice and reduced once."""
+"""What strategies move and keep, whatever library does it.
+
+Of model state in FP32, each parameter has 4 bytes of its own, 4 of gradient and 4 of each slot of optimizer state.
+Replication keeps all of it on every rank; what is sharded over n ranks keeps 1/n of it (Rajbhandari et al., ZeRO, arXiv
+1910.02054, section 3.1 and figure 1, where mixed precision makes it 2, 2 and K = 12 bytes). Libraries add padding.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from harness.plugins import Traffic, Unit
+from harness.plugins import Footprint, Share, Traffic, Unit
+
+FP32 = 4
+"""Bytes of an element."""
 
 
 def sharded_traffic(sizes: Sequence[int], ranks: int) -> Sequence[Traffic]:
@@ -28,3 +36,33 @@ def flat_size(unit: Unit, ranks: int, aligned_to: int = 1) -> int:
     for shape in unit:
         end = -(-end // aligned_to) * aligned_to + math.prod(shape)
     return -(-end // ranks) * ranks
+
+
+def spans(unit: Unit, aligned_to: int = 1) -> Iterator[tuple[int, int]]:
+    """Yield where each parameter of a unit begins and ends that is laid end to end, as `flat_size` has it."""
+    end = 0
+    for shape in unit:
+        begin = -(-end // aligned_to) * aligned_to
+        end = begin + math.prod(shape)
+        yield begin, end
+
+
+def overlap(span: tuple[int, int], other: tuple[int, int]) -> int:
+    """Return how many elements two spans have in common."""
+    return max(0, min(span[1], other[1]) - max(span[0], other[0]))
+
+
+def state_bytes(share: Share, elements: int, tensors: int) -> int:
+    """Return the bytes of optimizer state for so many elements that it updates in so many tensors."""
+    return FP32 * (share.slots * elements + (tensors if share.counters else 0))
+
+
+def whole_memory(share: Share, *, rest: int = 0) -> Footprint:
+    """Return what a rank keeps that keeps all, as in training without any library."""
+    elements = sum(map(math.prod, share.shapes))
+    return Footprint(
+        parameters=FP32 * elements,
+        gradients=FP32 * elements,
+        optimizer=state_bytes(share, elements, len(share.shapes)),
+        rest=rest,
+    )

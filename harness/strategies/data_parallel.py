@@ -12,8 +12,9 @@ import math
 import warnings
 from collections.abc import Sequence
 
-from harness.plugins import InputKind, Processes, Strategy, Traffic, Trainee, Unit, Workload, World
+from harness.plugins import Footprint, InputKind, Processes, Share, Strategy, Traffic, Trainee, Unit, Workload, World
 from harness.strategies._eager import eager_trainee, plain_state
+from harness.strategies._sharding import FP32, whole_memory
 
 _WHOLE = "every GPU updates the whole model where it lies; fsdp1, fsdp2 and zero1 to zero3 can offload"
 
@@ -39,14 +40,21 @@ def _ddp(workload: Workload, world: World) -> Trainee:
             broadcast_buffers=False,
         )
     optimizer = workload.optimizer.make(module.parameters())
-    return eager_trainee(
+    trainee = eager_trainee(
         workload, world, module, optimizer, lambda: plain_state(workload.module), no_sync=module.no_sync
     )
+    trainee.unsynchronised = module.no_sync
+    return trainee
 
 
 def _ddp_traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
     """Every gradient once (Li et al., PyTorch Distributed, arXiv 2006.15704, section 3.2)."""
     return [Traffic(kind="all_reduce", elements=sum(map(math.prod, itertools.chain(*units))))]
+
+
+def _ddp_memory(share: Share) -> Footprint:
+    """Everything, and all gradients a second time: in the buckets that are reduced, on a single rank too."""
+    return whole_memory(share, rest=FP32 * sum(map(math.prod, share.shapes)))
 
 
 DP = Strategy(
@@ -60,7 +68,9 @@ DP = Strategy(
     needs_device="nn.DataParallel replicates over CUDA GPUs; on a machine without CUDA there is nothing to "
     "replicate over",
     refuses={"offload": _WHOLE},
+    # Of the first GPU: replicas on the others live within a step.
+    memory=whole_memory,
 )
 
 
-DDP = Strategy(name="ddp", shard=_ddp, refuses={"offload": _WHOLE}, traffic=_ddp_traffic)
+DDP = Strategy(name="ddp", shard=_ddp, refuses={"offload": _WHOLE}, traffic=_ddp_traffic, memory=_ddp_memory)

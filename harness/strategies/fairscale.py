@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import math
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from harness.plugins import Strategy, Traffic, Trainee, Unit, Workload, World
+from harness.plugins import Footprint, Share, Strategy, Traffic, Trainee, Unit, Workload, World
 from harness.strategies._eager import eager_trainee, plain_state
-from harness.strategies._sharding import flat_size, sharded_traffic
+from harness.strategies._sharding import FP32, flat_size, sharded_traffic, state_bytes, whole_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -144,6 +145,28 @@ def _sdp_traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
     return [Traffic(kind="reduce", elements=whole), Traffic(kind="broadcast", elements=whole)]
 
 
+def _fsdp_memory(share: Share) -> Footprint:
+    """Of each unit a rank's n-th, padding included, as one tensor."""
+    part = sum(flat_size(unit, share.ranks) // share.ranks for unit in share.units)
+    return Footprint(
+        parameters=FP32 * part, gradients=FP32 * part, optimizer=state_bytes(share, part, len(share.units))
+    )
+
+
+def _sdp_memory(share: Share) -> Footprint:
+    """All parameters and gradients, and the optimizer state of those parameters that this rank updates.
+
+    OSS goes through them in order and gives each to the rank that has the fewest elements so far, the first of equals:
+    so ranks are uneven, by up to the largest parameter. Gradients of other ranks' parameters stay, unlike in the
+    paper's stage 2, for they are views of buckets that are never freed.
+    """
+    given: list[list[int]] = [[] for _ in range(share.ranks)]
+    for shape in share.shapes:
+        min(given, key=sum).append(math.prod(shape))
+    own = given[share.rank]
+    return dataclasses.replace(whole_memory(share), optimizer=state_bytes(share, sum(own), len(own)))
+
+
 _FLATTENED = "FairScale flattens parameters as contiguous memory, which forgets their format; choose ddp"
 
 FAIRSCALE_FSDP = Strategy(
@@ -152,6 +175,7 @@ FAIRSCALE_FSDP = Strategy(
     requires=("fairscale",),
     shards=frozenset({"parameters", "optimizer"}),
     traffic=_fsdp_traffic,
+    memory=_fsdp_memory,
     refuses={"chlast": _FLATTENED},
 )
 
@@ -161,6 +185,7 @@ FAIRSCALE_SDP = Strategy(
     requires=("fairscale",),
     shards=frozenset({"optimizer"}),
     traffic=_sdp_traffic,
+    memory=_sdp_memory,
     refuses={
         "chlast": _FLATTENED,
         "offload": "OSS updates parameters where they lie; fsdp1, fsdp2 and zero1 to zero3 can offload",

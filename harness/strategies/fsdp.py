@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.plugins import Shape, Strategy, Traffic, Trainee, Unit, Workload, World
+from harness.plugins import Footprint, Shape, Share, Strategy, Traffic, Trainee, Unit, Workload, World
 from harness.strategies._eager import State, eager_trainee
-from harness.strategies._sharding import flat_size, sharded_traffic
+from harness.strategies._sharding import FP32, flat_size, overlap, sharded_traffic, spans, state_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,12 +78,44 @@ def _fsdp1_traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
 
 
 def _fsdp2_traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
-    def size(shape: Shape) -> int:
-        rows, *rest = shape or (1,)
-        # Each parameter is cut along its first dimension, into parts of one size.
-        return -(-rows // ranks) * ranks * math.prod(rest)
+    return sharded_traffic([ranks * sum(_padded(shape, ranks) for shape in unit) for unit in units], ranks)
 
-    return sharded_traffic([sum(map(size, unit)) for unit in units], ranks)
+
+def _padded(shape: Shape, ranks: int) -> int:
+    """Return the elements of a rank's part: each parameter is cut along its first dimension, into parts of one size."""
+    rows, *rest = shape or (1,)
+    return -(-rows // ranks) * math.prod(rest)
+
+
+def _fsdp1_memory(share: Share) -> Footprint:
+    """Of each unit a rank's n-th, cut without regard to where a parameter ends; padding has no optimizer state."""
+    parts = [flat_size(unit, share.ranks, aligned_to=4) // share.ranks for unit in share.units]
+    held = [
+        overlap(span, (share.rank * part, (share.rank + 1) * part))
+        for unit, part in zip(share.units, parts, strict=True)
+        for span in spans(unit, aligned_to=4)
+    ]
+    return Footprint(
+        parameters=FP32 * sum(parts),
+        gradients=FP32 * sum(parts),
+        optimizer=state_bytes(share, sum(held), len([elements for elements in held if elements])),
+    )
+
+
+def _fsdp2_memory(share: Share) -> Footprint:
+    """Of each parameter as many rows as of any rank; rows that this one lacks are padding without optimizer state."""
+
+    def own(shape: Shape) -> int:
+        rows, *rest = shape or (1,)
+        part = -(-rows // share.ranks)
+        return overlap((0, rows), (share.rank * part, (share.rank + 1) * part)) * math.prod(rest)
+
+    parts = sum(_padded(shape, share.ranks) for shape in share.shapes)
+    return Footprint(
+        parameters=FP32 * parts,
+        gradients=FP32 * parts,
+        optimizer=state_bytes(share, sum(map(own, share.shapes)), len(share.shapes)),
+    )
 
 
 FSDP1 = Strategy(
@@ -95,6 +127,7 @@ FSDP1 = Strategy(
         "weight; choose ddp"
     },
     traffic=_fsdp1_traffic,
+    memory=_fsdp1_memory,
     refuses_on_cpu={"offload": "FullyShardedDataParallel pins the host memory it offloads to, which needs CUDA"},
 )
 
@@ -107,4 +140,5 @@ FSDP2 = Strategy(
         "fused": "torch has no fused SGD for the distributed tensors that fully_shard makes of parameters",
     },
     traffic=_fsdp2_traffic,
+    memory=_fsdp2_memory,
 )

@@ -19,8 +19,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.plugins import Batch, Strategy, Traffic, Trainee, Unit, Workload, World
+from harness.plugins import Batch, Footprint, Share, Strategy, Traffic, Trainee, Unit, Workload, World
 from harness.strategies._eager import State, micro_batches, plain_state
+from harness.strategies._sharding import FP32, overlap, spans, state_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -142,9 +143,58 @@ def _traffic(units: Sequence[Unit], ranks: int, *, stage: int) -> Sequence[Traff
             Traffic(kind="all_gather", elements=shares),
             Traffic(kind="reduce_scatter", elements=shares * ranks),
         ]
-    # The flat copy of all parameters is aligned to two elements a rank.
-    share = 2 * -(-sum(sizes) // (2 * ranks))
-    return [Traffic(kind="all_reduce", elements=sum(sizes)), Traffic(kind="all_gather", elements=share)]
+    return [
+        Traffic(kind="all_reduce", elements=sum(sizes)),
+        Traffic(kind="all_gather", elements=_flat_part(sum(sizes), ranks)),
+    ]
+
+
+def _flat_part(elements: int, ranks: int) -> int:
+    """Return a rank's part of the flat copy of all parameters, which is aligned to two elements a rank."""
+    return 2 * -(-elements // (2 * ranks))
+
+
+def _memory(share: Share) -> Footprint:
+    """All parameters, and a rank's n-th of what the optimizer works on: stages 1 and 2 alike.
+
+    That is the paper's P_os+g, for stage 1 too drops gradients that other ranks apply (unlike its P_os), and besides
+    an FP32 master copy of the part, even though the parameters are FP32 themselves. A part that lies within one
+    parameter keeps the whole of its gradient, of which it is a view. Offloading keeps, beside copies on the host, one
+    buffer for gradients of the part and two of the largest parameter.
+    """
+    sizes = [math.prod(shape) for shape in share.shapes]
+    part = _flat_part(sum(sizes), share.ranks)
+    own = (share.rank * part, (share.rank + 1) * part)
+    around = [end - begin for begin, end in spans(tuple(share.shapes)) if overlap((begin, end), own) == part]
+    gradients = around[0] if around and not share.offload else part
+    return Footprint(
+        parameters=FP32 * part * share.ranks,
+        gradients=FP32 * gradients,
+        optimizer=state_bytes(share, part, 1),
+        master=FP32 * part,
+        rest=FP32 * (part + 2 * max(sizes)) if share.offload else 0,
+    )
+
+
+def _memory_of_stage_3(share: Share) -> Footprint:
+    """A rank's n-th of everything, cut parameter by parameter (the paper's P_os+g+p), and an FP32 master copy of it.
+
+    Beside that it keeps the parameters below the threshold whole and padded, so much of a small model; its part of the
+    gradients a second time, in a flat buffer; and the bucket that gradients are reduced in, whatever the model's size.
+    A single rank has nothing to gather, and its whole parameters are its part.
+    """
+    sizes = [math.prod(shape) for shape in share.shapes]
+    parts = [-(-size // share.ranks) for size in sizes]
+    part = sum(parts)
+    below = [share.ranks * part for part, size in zip(parts, sizes, strict=True) if size <= _WHOLE_BELOW]
+    whole = sum(below) if share.ranks > 1 else 0
+    return Footprint(
+        parameters=FP32 * (part + whole),
+        gradients=FP32 * part,
+        optimizer=state_bytes(share, part, 1),
+        master=FP32 * part,
+        rest=FP32 * (_BUCKET_ELEMENTS + part),
+    )
 
 
 STRATEGIES = tuple(
@@ -155,6 +205,7 @@ STRATEGIES = tuple(
         shards=frozenset({"parameters", "optimizer"} if stage == 3 else {"optimizer"}),
         whole_below=_WHOLE_BELOW if stage == 3 else 0,
         traffic=functools.partial(_traffic, stage=stage),
+        memory=_memory_of_stage_3 if stage == 3 else _memory,
         refuses={"chlast": _CONTIGUOUS} | ({"compile": _HOOKS} if stage == 3 else {}),
     )
     for stage in (1, 2, 3)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
+
+from harness.errors import CannotRun
 
 _PR_SET_PDEATHSIG = 1
 
@@ -36,6 +39,24 @@ def pin(cores: Sequence[int], local_rank: int) -> tuple[int, ...]:
     if cores:
         os.sched_setaffinity(0, {cores[local_rank % len(cores)]})
     return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def limit_memory(limit_bytes: int, *, on_cuda: bool) -> None:
+    """Let this process allocate no more from now on: of its GPU's memory, or of its own on a CPU.
+
+    On a CPU the limit is on private writable memory (setrlimit(2), RLIMIT_DATA), the stacks of further threads
+    included. What is refused fails where it was asked for, as on a GPU.
+    """
+    if on_cuda:
+        import torch
+
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / torch.cuda.mem_get_info()[1]))
+        return
+    held = _status("VmData")
+    if held is None:
+        raise CannotRun("memory cannot be limited here: /proc/self/status does not tell VmData")
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (held + limit_bytes, most))
 
 
 class ResidentPeak:

@@ -21,23 +21,32 @@ import torch.distributed as dist
 
 from harness import job as jobs
 from harness.case import Case
-from harness.errors import CannotRun, HarnessError
+from harness.errors import CannotRun, HarnessError, OutOfMemory, tells_of_no_memory
 from harness.job import Job
 from harness.plugins import World
 from harness.registry import discover
 from harness.results import Failure, RankReport, write_report
 from harness.worker import process
+from harness.worker.accounting import account
+from harness.worker.ceilings import ceilings, loader_rate
 from harness.worker.certifying import certify, play
+from harness.worker.fitting import fit
 from harness.worker.overhead import overhead
 from harness.worker.purposes import Context, measure, prepare_data, warm_start
+from harness.worker.tracing import trace
 
 _PURPOSES = {
     "measure": measure,
+    "account": account,
     "certify": certify,
     "play": play,
     "warm_start": warm_start,
     "prepare_data": prepare_data,
     "overhead": overhead,
+    "trace": trace,
+    "ceilings": ceilings,
+    "loader_rate": loader_rate,
+    "fit": fit,
 }
 
 
@@ -90,6 +99,8 @@ def _report(job: Job, rank: int, phases: Phases, progress: process.Progress) -> 
         with phases("plugins"):
             context.registry = discover(job.plugins)
             _import_required(context)
+        if job.device_memory_bytes is not None:
+            process.limit_memory(job.device_memory_bytes, on_cuda=world.on_cuda)
         report = _PURPOSES[job.purpose](context)
         return RankReport(
             rank=world.rank,
@@ -110,7 +121,7 @@ def _report(job: Job, rank: int, phases: Phases, progress: process.Progress) -> 
             device_name="",
             phases_s=phases.seconds,
             failure=Failure(
-                kind=type(error).__name__,
+                kind=OutOfMemory.__name__ if _is_out_of_memory(error, job) else type(error).__name__,
                 message=str(error),
                 phase=phases.current,
                 traceback=traceback.format_exc(),
@@ -118,6 +129,14 @@ def _report(job: Job, rank: int, phases: Phases, progress: process.Progress) -> 
                 unix_time=time.time(),
             ),
         )
+
+
+def _is_out_of_memory(error: Exception, job: Job) -> bool:
+    """Return whether memory was refused: by CUDA's allocator, by torch's on the CPU, or by Python's."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError | OSError)
+        and tells_of_no_memory(str(error), limited=job.device_memory_bytes is not None)
+    )
 
 
 def _join(job: Job) -> World:

@@ -6,15 +6,12 @@ the parameters are the three places that every strategy passes through.
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from harness.certificate import Collective, Difference, Group, Slot
 from harness.plugins import Batch
+from harness.records import kineto
 
 Tensors = Mapping[str, torch.Tensor]
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
@@ -128,23 +126,12 @@ class Watch:
         """Note, from torch's profiler, the collectives of the block: calls, elements, and the types they sum in."""
         with torch.profiler.profile(record_shapes=True) as profile:
             yield
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "trace.json")
-            profile.export_chrome_trace(str(file))
-            events = json.loads(file.read_text())["traceEvents"]
-        for event in events:
-            backend, _, kind = event.get("name", "").partition(":")
-            if backend not in ("gloo", "nccl"):
-                continue
-            kind = kind.lstrip("_").removesuffix("_base")
-            inputs = event.get("args", {})
-            type_ = next((_TRACE_NAMES.get(t, t) for t in inputs.get("Input type", ()) if t not in _NO_TENSOR), "")
-            elements = _elements(inputs.get("Input Dims", ()))
-            if "reduce" in kind and elements == 1:
+        for call in kineto.calls(kineto.written(profile)["traceEvents"]):
+            if "reduce" in call.kind and call.elements == 1:
                 continue  # a norm or a flag, no gradient
-            self.collectives_seen[backend, kind, type_].append(elements)
-            if "reduce" in kind:
-                self.reduction.add(type_)
+            self.collectives_seen[call.backend, call.kind, call.type].append(call.elements)
+            if "reduce" in call.kind:
+                self.reduction.add(call.type)
 
     def collective_records(self) -> tuple[Collective, ...]:
         """Return what was noted of collectives."""
@@ -155,16 +142,7 @@ class Watch:
 
 
 _SETTINGS = ("momentum", "dampening", "nesterov", "betas", "eps", "amsgrad", "maximize")
-_NO_TENSOR = ("", "Scalar", "ScalarList")
-_TRACE_NAMES = {"float": "fp32", "c10::BFloat16": "bf16", "c10::Half": "fp16", "double": "fp64"}
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
-
-
-def _elements(shapes: Any) -> int:
-    """Return how many elements the tensors of a call have; a list of tensors has a list of shapes."""
-    if all(isinstance(size, int) for size in shapes):
-        return math.prod(shapes)
-    return sum(_elements(shape) for shape in shapes)
 
 
 def name_of(dtype: torch.dtype) -> str:
