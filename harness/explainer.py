@@ -59,14 +59,15 @@ class Explainer:
             )
             result = replace(result, accounts=accounts, telemetry=replace(window.telemetry, measured=measured))
         if self.traced:
-            reports, _ = self.launch(case, f"{case}: traced", purpose="trace")
             result = replace(
-                result,
-                traces=tuple(_TRACE.validate_python(report.extra["trace"]) for report in reports),
-                ceilings=self.ceilings(case),
-                loaded=self._loaded_for(case),
+                result, traces=self.traces(case), ceilings=self.ceilings(case), loaded=self._loaded_for(case)
             )
         return result
+
+    def traces(self, case: Case) -> tuple[RankTrace, ...]:
+        """Run a case under torch's profiler and return what it saw of each rank."""
+        reports, _ = self.launch(case, f"{case}: traced", purpose="trace")
+        return tuple(_TRACE.validate_python(report.extra["trace"]) for report in reports)
 
     def ceilings(self, case: Case) -> Ceilings:
         """Return what as many ranks of this machine can do, measured once a run."""

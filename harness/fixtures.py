@@ -68,18 +68,27 @@ class Cost:
         self._node = node
         self._others: dict[str, Pipeline] = {}
 
-    def other(self, launcher: str) -> Pipeline:
-        """Return a pipeline like this run's, with another launcher."""
-        if launcher not in self._others:
+    def other(self, launcher: str, **environment: str) -> Pipeline:
+        """Return a pipeline like this run's, with another launcher, opened with variables of the environment set."""
+        key = f"{launcher} {environment}"
+        if key not in self._others:
             suite = self._suite
-            self._others[launcher] = Pipeline(
+            pipeline = Pipeline(
                 host=suite.host,
                 registry=suite.registry,
                 profile=suite.profile,
                 options=replace(suite.options, launcher=launcher),
                 watch=lambda title, folder: nullcontext(),
             )
-        return self._others[launcher]
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in environment.items():
+                    patch.setenv(name, value)
+                try:
+                    pipeline.start()
+                except CannotRun as reason:
+                    pytest.skip(str(reason))
+            self._others[key] = pipeline
+        return self._others[key]
 
     def record(self, sentence: str, seconds: Sequence[float]) -> None:
         """Record measured seconds through pytest-benchmark, and say what they mean in the summary."""
@@ -108,6 +117,8 @@ def _failure(error: HarnessError, nodeid: str) -> str:
 def _regression(outcome: Outcome, nodeid: str) -> str:
     lines = [f"{outcome.case}: regressed against the stored run"]
     lines += [f"  {finding.sentence()}" for finding in outcome.verdict.findings if finding.word != "passed"]
+    if outcome.verdict.exact is not None:
+        lines += [f"  {change}: exact figures, equal versions" for change in outcome.verdict.exact.changes]
     if outcome.verdict.note:
         lines.append(f"  {outcome.verdict.note}")
     lines.append(f'  rerun   pytest "{nodeid}" --benchmark-compare')

@@ -26,7 +26,8 @@ from harness.certificate import Certificate
 from harness.certifier import Certifier, source_of
 from harness.errors import DataError, HarnessError, StoreError, WorkerFailed
 from harness.explainer import Explainer
-from harness.gate.limits import Verdict, judge
+from harness.gate.exact import compare
+from harness.gate.limits import Verdict, judge, with_exact
 from harness.host import Host
 from harness.job import DataSettings, Job
 from harness.plugins import Model, Processes, Session
@@ -151,6 +152,14 @@ class Pipeline:
             metrics=self.registry.metrics.values(),
             disturbed=disturbance(result.watched) if result.watched else (),
         )
+        if comparable is not None:
+            exact = compare(
+                result,
+                certificate,
+                baseline=comparable.result,
+                baseline_certificate=comparable.certificate,
+            )
+            verdict = with_exact(verdict, exact)
         strategy = self.registry.find("strategies", case.strategy)
         held = memory.figures(case, strategy, result.accounts) if result.accounts else None
         if held is not None and held.causes:
@@ -292,6 +301,7 @@ class Pipeline:
             settings=asdict(settings),
             host=self.host.name,
             launcher=self.options.launcher,
+            conditions=self.start().conditions,
             versions=self.host.versions,
             oversubscribed=self.host.device_kind == "cpu" and case.gpu_count > len(self.host.cores),
             wall_s=wall_s,
@@ -427,6 +437,9 @@ class Pipeline:
             return None, ""
         if baseline.result.host != result.host:
             return None, f"{baseline.where} is of another machine, {baseline.result.host}: not compared"
+        if baseline.result.conditions != result.conditions:
+            names = (one.conditions or "the machine's own links" for one in (baseline.result, result))
+            return None, f"{baseline.where} was run with {' and this run with '.join(names)}: not compared"
         if baseline.result.identity != result.identity:
             return None, f"{baseline.where} is of another set-up (profile, settings or data): not compared"
         return baseline, ""

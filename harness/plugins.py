@@ -347,6 +347,9 @@ class Metric:
 class Session(Protocol):
     """An open launcher: starts the ranks of one job after another."""
 
+    conditions: str
+    """What it does to the machine that results depend on, in words; mostly nothing."""
+
     def launch(self, job: Job, *, timeout_s: float) -> Sequence[RankReport]:
         """Run one job in fresh processes and return one report per rank.
 

@@ -52,7 +52,13 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         help='options that every case is to have, for example "bf16-ckpt"; may be given several times, "" for none',
     )
     group.addoption("--download", action="store_true", help="fetch what is missing under --data-root")
-    group.addoption("--launcher", default="warm", metavar="NAME", help="how ranks start: warm (default), torchrun")
+    group.addoption(
+        "--launcher",
+        default="warm",
+        metavar="NAME",
+        help="how ranks start: warm (default), torchrun, "
+        "or namespaces: hosts of their own, over links of SHARDBENCH_LINK such as 100mbit",
+    )
     group.addoption(
         "--plugins",
         dest="bench_plugins",
@@ -228,7 +234,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if to_run:
         suite = suite_of(session.config)
         suite.to_run = to_run
-        suite.pipeline.start()
+        try:
+            suite.pipeline.start()
+        except HarnessError as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -135,6 +135,8 @@ class Result:
     """With seed 0."""
     repeats: tuple[Repeat, ...] = ()
     """With `--seeds N`: seeds 1 to N - 1, the same for every strategy."""
+    conditions: str = ""
+    """What the launcher did to the machine, such as links of a given speed; mostly nothing."""
     watched: Telemetry | None = None
     """The machine before and after the timed run."""
     telemetry: Telemetry | None = None

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from harness.case import Case
 from harness.certificate import Certificate, Difference, Figure, Group, Played, Row, Slot, Watched
 from harness.host import Gpu, Host
+from harness.records.account import Account, Held
 from harness.records.trace import Call, RankTrace, TracedStep, packed
 from harness.results import EpochReport, Memory, RankReport, Result
 
@@ -195,3 +196,33 @@ def made_trace(
         queued_s=None if queued is None else queued / 1e3,
     )
     return RankTrace(**({"device": "cpu", "steps": (step,), "plain_s": (0.08, 0.08)} | over))
+
+
+def made_account(**over: Any) -> Account:
+    """Return the account of a rank that trains 10,000 FP32 parameters with momentum; figures in bytes."""
+    state = Held(parameters=40_000, gradients=40_000, optimizer=40_000, buffers=8_000)
+    facts: dict[str, Any] = {
+        "kept": state,
+        "at_update": state,
+        "at_peak": state,
+        "setup_peak_bytes": 80_000,
+        "offloaded": None,
+        "ends_bytes": (state.total,) * 4,
+        "growth": (),
+        "driver": None,
+        "peak_resident_bytes": 2_000_000,
+        "units": (((10_000,),),),
+        "shapes": ((10_000,),),
+        "trained": 10_000,
+        "buffer_bytes": 8_000,
+        "slots": 1,
+        "counters": False,
+        "flops": 100,
+        "recomputed_flops": 0,
+        "op_bytes": 100,
+        "plain_from_s": 0.0,
+        "plain_to_s": 0.3,
+        "plain_s": (0.1, 0.1, 0.1),
+        "ledger_s": (0.3, 0.2, 0.2, 0.2),
+    }
+    return Account(**(facts | over))

@@ -77,6 +77,7 @@ RESULT_FIELDS = {
     "settings": NAMED,
     "host": TEXTS,
     "launcher": TEXTS,
+    "conditions": TEXTS,
     "versions": st.dictionaries(TEXTS, TEXTS, max_size=3),
     "oversubscribed": st.booleans(),
     "wall_s": FIGURES,

@@ -9,10 +9,11 @@ from statistics import median, stdev
 from harness.anatomy import communication, forecast, memory
 from harness.anatomy.ceilings import fitted as line_of
 from harness.anatomy.forecast import Error, Forecast, Measured, Moved
-from harness.anatomy.links import Fabric, ForecastError, Link, fitted
+from harness.anatomy.links import Fabric, ForecastError, Link, fitted, ring
 from harness.case import Case
 from harness.plugins import Strategy
 from harness.records.ceilings import Ceilings
+from harness.records.trace import RankTrace
 from harness.results import Result
 
 _CHECKED = ((1, 2), (2, 4))
@@ -38,6 +39,54 @@ def measured_fabric(ceilings: Ceilings) -> Fabric:
     if "all_reduce" not in links:
         raise ForecastError("collectives of one rank tell nothing of links; measure them with at least 2")
     return Fabric(node=links["all_reduce"], by_kind=links)
+
+
+def known_links(ceilings: Ceilings, traces: Sequence[RankTrace], *, nominal_bytes_per_s: float) -> Fabric:
+    """Return links whose nominal rate is known, with the share of it that a traced case achieved.
+
+    The latency is that of the sweeps' smallest size; the rest of the transfers' time is taken to be their bytes'. So a
+    link of another rate can be told from it (`Fabric.at_rate`).
+
+    Args:
+        ceilings: of as many ranks over these links.
+        traces: of a case over these links.
+        nominal_bytes_per_s: in each direction.
+
+    Raises:
+        ForecastError: the case moves nothing that was swept.
+    """
+    ranks = len(traces)
+    smallest = {sweep.kind: min(sweep.points, key=lambda point: point.size_bytes) for sweep in ceilings.sweeps}
+    links: dict[str, Link] = {}
+    for one in communication.figures(traces):
+        if one.kind not in smallest or one.size_bytes is None:
+            continue
+        messages, share = ring(one.kind, ranks)
+        latency_s = median(smallest[one.kind].seconds)
+        # Calls that take no longer than that tell nothing of the rate.
+        moving_s = one.transfer_s - one.calls * latency_s
+        rate = share * one.size_bytes / moving_s if moving_s > 0 else nominal_bytes_per_s
+        links[one.kind] = Link(
+            name="known",
+            latency_s=latency_s / messages,
+            bytes_per_s=min(rate, nominal_bytes_per_s),
+            nominal_bytes_per_s=nominal_bytes_per_s,
+        )
+    if not links:
+        raise ForecastError("the case moves nothing that was swept, so no link can be seen")
+    return Fabric(node=max(links.values(), key=lambda link: link.bytes_per_s), by_kind=links)
+
+
+def same_ranks(result: Result, traces: Sequence[RankTrace]) -> Measured:
+    """Return what a result and its traces tell of a case with as many ranks, over whatever links."""
+    moved = forecast.moved_in(communication.figures(traces))
+    return Measured(
+        name=result.case_id,
+        ranks=len(traces),
+        step_s=result.step_s,
+        collectives=lambda ranks: moved,
+        overlap=forecast.overlap(traces),
+    )
 
 
 def measured_case(result: Result, strategy: Strategy, *, backend: str) -> Measured:

@@ -6,9 +6,10 @@ This is the simple gate: one stored run against one new run, and limits wide eno
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness.gate.exact import Exact
 from harness.plugins import Limit, Metric
 from harness.results import Result
 
@@ -45,6 +46,8 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     note: str = ""
     """Why something was not judged."""
+    exact: Exact | None = None
+    """What differs of the figures without noise, if anything does."""
 
 
 def judge(
@@ -83,6 +86,14 @@ def judge(
     word: Word = next((w for w in _WORST_FIRST if w in words), "passed")
     note = f"timing not gated: {'; '.join(reasons)}" if reasons else ""
     return Verdict(word=word, findings=tuple(findings), note=note)
+
+
+def with_exact(verdict: Verdict, exact: Exact) -> Verdict:
+    """Return the verdict with what differs exactly: a regression, unless another version of a library may be why."""
+    if not exact.changes:
+        return verdict
+    word: Word = verdict.word if exact.versions else "regressed"
+    return replace(verdict, word=word, exact=exact)
 
 
 _WORST_FIRST: tuple[Word, ...] = ("regressed", "improved")

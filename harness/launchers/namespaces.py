@@ -78,6 +78,7 @@ class NamespacesSession:
             raise CannotRun(f"the launcher namespaces {missing}")
         self._host = host
         self._rate = link_bits_per_s()
+        self.conditions = f"links of {os.environ[LINK].strip()}" if self._rate else "links without a limit"
         self._ranks: dict[int, subprocess.Popen[bytes]] = {}
         remove_stale()
 

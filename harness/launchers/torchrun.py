@@ -19,6 +19,8 @@ from harness.results import RankReport
 class TorchrunSession:
     """Starts one torchrun per job."""
 
+    conditions = ""
+
     def __init__(self, host: Host, folder: Path) -> None:
         self._host = host
         self._running: subprocess.Popen[bytes] | None = None

@@ -33,6 +33,8 @@ _GRACE_S = 15.0
 class WarmSession:
     """Talks to one agent; starts another when it dies."""
 
+    conditions = ""
+
     def __init__(self, host: Host, folder: Path) -> None:
         self._host = host
         self._folder = folder

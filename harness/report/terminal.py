@@ -150,6 +150,11 @@ def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield f"  {_SHARED} more ranks than cores: it ran, but its timing says little and is not gated"
     if any(outcome.verdict.word == "uncertified" for outcome in outcomes):
         yield "  struck through: not certified to do the same training, so its speed says nothing"
+    for outcome in outcomes:
+        exact = outcome.verdict.exact
+        if exact is not None and exact.versions:
+            changes = "; ".join((*exact.changes, *exact.versions))
+            yield from wrapped(f"  {_short(outcome.case)}: changed, as versions did: {changes}")
     references = sorted({reference_of(outcome.case).id for outcome in outcomes if outcome.reference is not None})
     if references:
         yield from wrapped(
