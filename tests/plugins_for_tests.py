@@ -79,3 +79,19 @@ BROKEN = tuple(
     for name, fault in _FAULTS.items()
 )
 UNIMPORTABLE = Strategy(name="unimportable", shard=DDP.shard, requires=("plugins_that_fail",))
+
+
+def _leaky(workload, world):
+    trainee = DDP.shard(workload, world)
+    sound, hoard = trainee.step, []
+
+    def step(batch):
+        import torch
+
+        hoard.append(torch.zeros(5000))
+        return sound(batch)
+
+    return replace(trainee, step=step)
+
+
+LEAKY = Strategy(name="leaky", shard=_leaky, memory=DDP.memory)

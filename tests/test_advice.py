@@ -126,6 +126,8 @@ def test_only_alternatives_are_held_together():
 
 def test_shared_cores_make_it_unsure():
     assert "unsure: there were more ranks than cores" in _text(replace(DDP, oversubscribed=True), FSDP2)
+    assert "unsure: those marked ! were disturbed" in _text(replace(DDP, disturbed=True), FSDP2)
+    assert "unsure" not in _text(DDP, FSDP2)
     assert "unsure" not in _text(DDP, FSDP2)
 
 

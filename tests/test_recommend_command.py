@@ -201,3 +201,11 @@ def test_it_imports_nothing_heavy():
         [sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_forecast_can_be_held_to_published_scaling(capsys):
+    assert main(["published"]) == 0
+    told = capsys.readouterr().out
+    # What the model does not reproduce is printed like the rest.
+    assert "not reproduced" in told
+    assert "fsdp, 4 GPUs over 2" in told

@@ -250,6 +250,37 @@ def test_a_traced_run_says_where_the_time_goes(environment):
     assert "the profiler adds" in run.stdout
 
 
+def test_an_accounted_run_holds_memory_to_its_prediction_and_names_a_leak(environment):
+    run = _run("-k", "tiny_net and (ddp or leaky) and 2gpu", "--accounted")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "1 failed, 1 passed" in run.stdout
+    assert re.search(r"^ddp-2gpu-bs8 +[\d.]+ .*= +2\.\d\d$", run.stdout, re.MULTILINE)
+    assert "tiny_net-leaky-2gpu-bs8: its memory is not what leaky must keep" in run.stdout
+    # 5,000 elements of FP32, where they were made.
+    said = " ".join(run.stdout.split())
+    assert "0.0191 MiB more every step: float32 [5000] of aten.zeros.default at" in said
+    assert "plugins_for_tests.py" in said
+    assert re.search(r"^leaky-2gpu-bs8 .* mispredicted$", run.stdout, re.MULTILINE)
+
+
+def test_a_forecast_is_made_and_held_to_what_was_measured(environment):
+    run = _run("-k", "tiny_net and ddp and (1gpu or 2gpu)", "--forecast")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"^1024 +[\d.]+ ", run.stdout, re.MULTILINE)
+    assert re.search(r"tiny_net-ddp-2gpu-bs8 from 1 +[\d.]+ +[\d.]+ +[+-][\d.]+%", run.stdout)
+    wrong = _run("-k", "tiny_net and ddp and 1gpu", "--forecast", "nvlnk4")
+    assert wrong.returncode == 4
+    assert "did you mean 'nvlink4'?" in wrong.stderr
+
+
+def test_a_launcher_that_cannot_open_is_one_clear_error(environment, monkeypatch):
+    monkeypatch.setenv("SHARDBENCH_LINK", "fast")
+    run = _run("-k", "tiny_net and ddp and 1gpu", "--launcher", "namespaces")
+    assert run.returncode == 4
+    assert "SHARDBENCH_LINK is 'fast'" in run.stderr or "the launcher namespaces" in run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
+
+
 def test_the_largest_batch_is_found_where_memory_ends(environment):
     refused = _run("-k", "tiny_net and ddp and 1gpu", "--find-max-batch")
     assert refused.returncode == 4

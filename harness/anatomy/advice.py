@@ -43,6 +43,8 @@ class Candidate:
     """Peak of the fullest device."""
     accuracy: float | None
     """In whatever the model is scored by; more is better."""
+    disturbed: bool = False
+    """Whether others used the machine, or clocks were held down, while it was timed."""
     oversubscribed: bool = False
     why_not: str = ""
     """Why it does not count; empty where it does."""
@@ -189,6 +191,8 @@ def _sentences(
         yield _leanest_sentence(leanest, fastest)
     if any(one.oversubscribed for one in fitting):
         yield "unsure: there were more ranks than cores, so that these times say little"
+    if any(one.disturbed for one in fitting):
+        yield "unsure: those marked ! were disturbed while they were timed, by others or by clocks held down"
 
 
 def _fastest_sentence(fastest: Candidate, fitting: Sequence[Candidate], left_out: int) -> str:

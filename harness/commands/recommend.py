@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness import store
 from harness.anatomy.advice import Candidate, Effort, advise, lines_of_code
+from harness.anatomy.telemetry import disturbance
 from harness.case import Case
 from harness.errors import HarnessError, StoreError, unknown
 from harness.plugins import Metric, Strategy
@@ -97,6 +98,7 @@ def _candidate(stored: Stored, metrics: Mapping[str, Metric]) -> Candidate:
         memory_bytes=None if memory is None else int(memory),
         accuracy=next((score for score in scores if score is not None), None),
         oversubscribed=result.oversubscribed,
+        disturbed=bool(disturbance(result.watched)) if result.watched else False,
         why_not=why_not,
     )
 

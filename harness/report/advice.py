@@ -56,7 +56,7 @@ def _table(advice: Advice, limit_bytes: int | None) -> Iterator[str]:
 def _row(one: Candidate, advice: Advice, first_s: float, limit_bytes: int | None) -> list[str]:
     step_s = one.step_s or 0.0
     return [
-        one.name + ("*" if one.oversubscribed else ""),
+        one.name + ("*" if one.oversubscribed else "!" if one.disturbed else ""),
         f"{step_s * 1e3:.1f} ms",
         f"{step_s / first_s - 1:+.0%}" if first_s else _NOT_MEASURED,
         _NOT_MEASURED if one.memory_bytes is None else gib(one.memory_bytes),
