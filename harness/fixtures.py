@@ -84,7 +84,7 @@ class Cost:
                 for name, value in environment.items():
                     patch.setenv(name, value)
                 try:
-                    pipeline.start()
+                    pipeline.ranks.start()
                 except CannotRun as reason:
                     pytest.skip(str(reason))
             self._others[key] = pipeline

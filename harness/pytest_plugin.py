@@ -235,7 +235,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         suite = suite_of(session.config)
         suite.to_run = to_run
         try:
-            suite.pipeline.start()
+            suite.pipeline.ranks.start()
         except HarnessError as error:
             raise pytest.UsageError(str(error)) from error
 

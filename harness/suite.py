@@ -21,9 +21,10 @@ from harness.case import Case, combine, grid
 from harness.errors import CaseError, HarnessError
 from harness.feasible import why_not
 from harness.host import Host
-from harness.pipeline import Outcome, Pipeline, RunOptions
+from harness.pipeline import Outcome, Pipeline
 from harness.plugins import InputKind
 from harness.profiles import ModelSettings, Profile
+from harness.ranks import RunOptions
 from harness.recording import ReplayClock
 from harness.registry import Registry, discover
 from harness.report.progress import ProgressLine

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from harness import host as hosts
-from harness.pipeline import Pipeline, RunOptions
+from harness.pipeline import Pipeline
 from harness.profiles import Profile
+from harness.ranks import RunOptions
 from harness.registry import discover
 
 pytest_plugins = ["pytester"]

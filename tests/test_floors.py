@@ -29,6 +29,7 @@ FLOORS = (
     {"launchers"},
     # flow
     {"feasible", "certifier", "explainer"},
+    {"ranks"},
     {"pipeline"},
     # what a person reads of the flow's outcomes
     {"report"},

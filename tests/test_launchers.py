@@ -22,7 +22,7 @@ def _ranks_alive(pipeline) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if any(path.startswith(f"{pipeline._folder}/") and "/rank" in path for path in _open_files(process)):
+            if any(path.startswith(f"{pipeline.ranks.folder}/") and "/rank" in path for path in _open_files(process)):
                 found.append(process)
         except (psutil.Error, OSError):
             continue
@@ -87,7 +87,7 @@ def test_a_library_that_is_there_but_does_not_import_is_a_reason_to_skip(pipelin
 
 def test_an_agent_that_is_killed_takes_its_ranks_along_and_the_next_case_starts_another(make_pipeline):
     pipeline = make_pipeline(case_timeout_s=50)
-    session = pipeline.start()
+    session = pipeline.ranks.start()
     pipeline.measure(_case("ddp", gpus=1))
     agent = session._agent.pid
     family = [psutil.Process(agent), *psutil.Process(agent).children(recursive=True)]
@@ -112,7 +112,7 @@ def test_an_agent_that_is_killed_takes_its_ranks_along_and_the_next_case_starts_
 def test_closing_leaves_no_process(make_pipeline):
     pipeline = make_pipeline()
     pipeline.measure(_case("ddp", gpus=1))
-    agent = psutil.Process(pipeline.start()._agent.pid)
+    agent = psutil.Process(pipeline.ranks.start()._agent.pid)
     family = [agent, *agent.children(recursive=True)]
     assert len(family) >= 2
     pipeline.close()

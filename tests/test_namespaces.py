@@ -95,4 +95,4 @@ def test_ranks_train_over_links_as_they_do_without_and_a_killed_one_is_named(mak
     with pytest.raises(WorkerFailed, match=r"rank 1 of 2 was killed by SIGKILL during train"):
         over.measure(_case("killed"))
     assert set(_left()) <= before
-    assert over.start()._ranks == {}
+    assert over.ranks.start()._ranks == {}

@@ -59,7 +59,7 @@ def test_a_case_is_certified_before_it_is_measured(pipeline):
 def test_a_kept_certificate_serves_the_next_run(make_pipeline, pipeline, monkeypatch):
     made = pipeline.certificate(_case("ddp", gpus=1))
     second = make_pipeline()
-    monkeypatch.setattr(second, "_prepare", lambda case, settings: None)
+    monkeypatch.setattr(second.ranks, "prepare", lambda case: None)
     monkeypatch.setattr(second.certifier, "launch", None)
     assert second.certificate(_case("ddp", gpus=1)) == made
     assert second.certifier.made == []
@@ -139,17 +139,17 @@ def test_a_damaged_image_names_its_file_and_the_next_run_can_go_on(make_pipeline
 
 def test_a_warm_start_is_told_apart_by_the_source_of_its_model(pipeline):
     model = pipeline.registry.find("models", "tiny_net")
-    settings = pipeline.settings(_case("ddp"))
+    settings = pipeline.ranks.settings(_case("ddp"))
     partial = Model(name=model.name, input=model.input, build=functools.partial(model.build))
-    assert pipeline._recipe_digest(partial, settings) == pipeline._recipe_digest(model, settings)
+    assert pipeline.ranks._recipe_digest(partial, settings) == pipeline.ranks._recipe_digest(model, settings)
     other = pipeline.registry.find("models", "resnet18")
-    assert pipeline._recipe_digest(other, settings) != pipeline._recipe_digest(model, settings)
+    assert pipeline.ranks._recipe_digest(other, settings) != pipeline.ranks._recipe_digest(model, settings)
 
 
 def test_no_folder_is_left_by_a_run_that_went_well(make_pipeline):
     pipeline = make_pipeline()
     pipeline.measure(_case("ddp", gpus=1))
-    folder = pipeline._folder
+    folder = pipeline.ranks.folder
     assert folder.exists()
     pipeline.close()
     assert not folder.exists()
