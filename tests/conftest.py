@@ -44,12 +44,12 @@ def make_pipeline():
     sys.path.insert(0, str(Path(__file__).parent))
     opened = []
 
-    def make(**options) -> Pipeline:
+    def make(*, images=TINY, detection=TINY, **options) -> Pipeline:
         options.setdefault("plugins", ("plugins_for_tests",))
         pipeline = Pipeline(
             host=hosts.probe(),
             registry=discover(options["plugins"]),
-            profile=Profile(name="tiny", about="", case_timeout_s=60, kinds={"images": TINY, "detection": TINY}),
+            profile=Profile(name="tiny", about="", case_timeout_s=60, kinds={"images": images, "detection": detection}),
             options=RunOptions(**options),
             watch=lambda title, folder: nullcontext(),
         )

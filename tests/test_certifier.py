@@ -128,6 +128,7 @@ def test_every_axis_of_the_case_makes_another_certificate(certifier):
     "changed",
     [
         "worker/certifying.py",
+        "worker/reference.py",
         "worker/watching.py",
         "worker/options.py",
         "worker/loading.py",

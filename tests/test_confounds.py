@@ -9,13 +9,13 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.case import Case
 from tests.confounds_for_tests import CONFOUNDS
+from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = ("plugins_for_tests", "confounds_for_tests")
@@ -87,12 +87,9 @@ PLANTED = {
 @pytest.fixture(scope="module")
 def certify(make_pipeline):
     """Return a function that makes the certificate of a case, of training with momentum and weight decay."""
-    pipeline = make_pipeline(plugins=PLUGINS, recertify=True)
-    images = pipeline.profile.kinds["images"] | {
-        "optimizer": {"name": "sgd", "arguments": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}}
-    }
+    images = TINY | {"optimizer": {"name": "sgd", "arguments": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}}}
     detection = images | {"dataset": "coco2017", "embedded": "scenes", "image_size": 32}
-    pipeline.profile = replace(pipeline.profile, kinds={"images": images, "detection": detection})
+    pipeline = make_pipeline(images=images, detection=detection, plugins=PLUGINS, recertify=True)
     yield lambda case_id: pipeline.certificate(Case.parse(case_id))
     pipeline.close()
 

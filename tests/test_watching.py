@@ -328,7 +328,7 @@ def test_the_types_that_collectives_sum_are_seen_and_single_numbers_are_not():
 def test_the_most_gradients_that_meet_at_one_place_are_counted(graph, terms):
     import torch
 
-    from harness.worker.certifying import most_terms
+    from harness.worker.reference import most_terms
 
     weight = torch.ones(3, requires_grad=True)
     assert most_terms(graph(torch.arange(3.0), weight)) == terms
@@ -354,7 +354,7 @@ def test_the_most_gradients_that_meet_at_one_place_are_counted(graph, terms):
     ],
 )
 def test_the_same_bits_are_demanded_where_every_sum_has_one_order(tokens, terms, device, wanted):
-    from harness.worker.certifying import exact
+    from harness.worker.reference import exact
 
     assert exact(Case.parse(f"net-ddp-{tokens}"), terms, device) is wanted
 
@@ -398,8 +398,9 @@ class Numbers:
 @pytest.mark.parametrize("base", [0, 3])
 def test_the_reference_draws_what_the_ranks_are_dealt_over_the_end_of_an_epoch(ranks, images, base):
     """Two accounts of one data order: the loader's, through torch's sampler, and the reference's, by its definition."""
-    from harness.worker.certifying import STEPS, _batches
+    from harness.worker.certifying import STEPS
     from harness.worker.loading import TrainingData
+    from harness.worker.reference import _batches
 
     each = 8 // ranks  # so that an epoch is over after one step
     context = SimpleNamespace(

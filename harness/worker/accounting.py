@@ -21,11 +21,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.plugins import Batch, BuiltModel, OptimizerSpec, Trainee
 from harness.records.account import Account, Driver, Growth, Held, to_json
-from harness.worker.certifying import units_of
 from harness.worker.ledger import Ledger, alike, peak
 from harness.worker.loading import to_device
 from harness.worker.process import ResidentPeak
 from harness.worker.purposes import Context
+from harness.worker.reference import units_of
 from harness.worker.training import TrainingDiverged
 
 STEPS = 4

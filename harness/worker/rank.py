@@ -29,10 +29,11 @@ from harness.results import Failure, RankReport, write_report
 from harness.worker import process
 from harness.worker.accounting import account
 from harness.worker.ceilings import ceilings, loader_rate
-from harness.worker.certifying import certify, play
+from harness.worker.certifying import certify
 from harness.worker.fitting import fit
 from harness.worker.overhead import overhead
 from harness.worker.purposes import Context, measure, prepare_data, warm_start
+from harness.worker.reference import play
 from harness.worker.tracing import trace
 
 _PURPOSES = {
