@@ -73,7 +73,7 @@ class Explainer:
         """Return what as many ranks of this machine can do, measured once a run."""
         if case.gpu_count not in self._ceilings:
             title = f"ceilings of {case.gpu_count} ranks"
-            reports, _ = self.launch(case, title, purpose="ceilings")
+            reports, _ = self.launch(_plain(case), title, purpose="ceilings")
             self._ceilings[case.gpu_count] = _CEILINGS.validate_python(reports[0].extra["ceilings"])
         return self._ceilings[case.gpu_count]
 
@@ -82,7 +82,7 @@ class Explainer:
         key = (case.model, case.gpu_count, case.batch_size)
         if key not in self._loaded:
             title = f"loader of {case.model}, {case.gpu_count} ranks"
-            reports, _ = self.launch(case, title, purpose="loader_rate")
+            reports, _ = self.launch(_plain(case), title, purpose="loader_rate")
             self._loaded[key] = tuple(_LOADED.validate_python(report.extra["loaded"]) for report in reports)
         return self._loaded[key]
 
@@ -105,3 +105,8 @@ class Explainer:
 
         self.found[case] = largest(throughput, start=case.batch_size, divisor=case.accumulation)
         return self.found[case]
+
+
+def _plain(case: Case) -> Case:
+    """Return the like case with one process for each GPU and no options, for what is the same for all strategies."""
+    return Case(model=case.model, strategy="ddp", gpu_count=case.gpu_count, batch_size=case.batch_size)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from harness.worker.clocks import clock_for
 from harness.worker.loading import collate, to_device
 from harness.worker.purposes import Context
@@ -31,5 +29,4 @@ def fit(context: Context) -> dict[str, Any]:
             trainee.step(to_device(batch, device))
             clock.mark()
         step_s = clock.step_s()
-    peak = torch.cuda.max_memory_allocated() if context.world.on_cuda else None
-    return {"extra": {"step_s": step_s[1:], "peak_allocated_bytes": peak}}
+    return {"extra": {"step_s": step_s[1:]}}
