@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,20 @@ from harness.gate.sameness import judge
 from harness.plugins import Strategy
 from harness.registry import Registry
 from harness.results import RankReport
+from harness.source import file_of, source_of
 
 _HARNESS = Path(__file__).parent
+_OTHERS = {"accounting", "agent", "ceilings", "fitting", "frozen", "ledger", "overhead", "replicate", "tracing"}
+"""Of the worker, what only other runs than the certified steps go through."""
 _SOURCES = (
     "worker/*.py",
     "datasets/*.py",
     "strategies/_*.py",
     "models/_*.py",
-    "gate/*.py",
+    "gate/causes.py",
+    "gate/evidence.py",
+    "gate/regime.py",
+    "gate/sameness.py",
     "*ertif*.py",
     "job.py",
     "plugins.py",
@@ -106,8 +110,8 @@ class Certifier:
     def _key(self, case: Case, facts: dict[str, Any]) -> str:
         strategy, model = self.registry.find("strategies", case.strategy), self.registry.find("models", case.model)
         digest = hashlib.sha256(json.dumps([case.id, self.facts, facts], sort_keys=True, default=str).encode())
-        files = [file for pattern in _SOURCES for file in sorted(_HARNESS.glob(pattern))]
-        files += [file for name in self.facts.get("plugins", ()) if (file := _file_of(name)) is not None]
+        files = [file for pattern in _SOURCES for file in sorted(_HARNESS.glob(pattern)) if file.stem not in _OTHERS]
+        files += [file for name in self.facts.get("plugins", ()) if (file := file_of(name)) is not None]
         for text in (source_of(strategy.shard), source_of(model.build), *_texts(files)):
             digest.update(text)
         return digest.hexdigest()[:16]
@@ -115,16 +119,3 @@ class Certifier:
 
 def _texts(files: Iterable[Path]) -> Iterable[bytes]:
     return (file.read_bytes() for file in files)
-
-
-def source_of(function: Callable[..., Any]) -> bytes:
-    """Return the text of the module that a function, or whatever is called in its place, was written in."""
-    while isinstance(function, partial):
-        function = function.func
-    file = _file_of(getattr(function, "__module__", type(function).__module__))
-    return file.read_bytes() if file else b""
-
-
-def _file_of(module: str) -> Path | None:
-    file = getattr(sys.modules[module], "__file__", None)
-    return Path(file) if file else None

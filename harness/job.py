@@ -58,6 +58,7 @@ class Job:
     case_id: str
     purpose: Literal[
         "measure",
+        "replicate",
         "account",
         "trace",
         "ceilings",
@@ -70,10 +71,10 @@ class Job:
         "overhead",
     ] = "measure"
     """`measure` times; `account` counts bytes and operations, `trace` attaches the profiler: three runs, never mixed.
-    `ceilings` measures what the machine can do, `loader_rate` the loader, `fit` whether a batch fits. `certify` trains
-    a few steps and holds them to the reference, which `play` makes in one process; `warm_start` trains on the pretrain
-    split and writes the weights; `prepare_data` makes the dataset's files; `overhead` interleaves the harness's step
-    with a bare loop's."""
+    `replicate` times again, beside frozen references. `ceilings` measures what the machine can do, `loader_rate` the
+    loader, `fit` whether a batch fits. `certify` trains a few steps and holds them to the reference, which `play` makes
+    in one process; `warm_start` trains on the pretrain split and writes the weights; `prepare_data` makes the dataset's
+    files; `overhead` interleaves the harness's step with a bare loop's."""
     ranks: int
     """Processes to start."""
     devices_per_process: int = 1
@@ -84,6 +85,8 @@ class Job:
     warmup_steps: int
     measured_steps: int
     """At least so many steps after warm-up are measured; if the epochs hold fewer, steps follow the last evaluation."""
+    sampled_s: float = 0.0
+    """Of `replicate`: seconds of rounds to make."""
     optimizer: OptimizerSettings
     loader_workers: int = 0
     """Loader processes per rank; 0 loads in the rank itself."""

@@ -18,7 +18,6 @@ import platformdirs
 
 from harness import sampling
 from harness.case import Case
-from harness.certifier import source_of
 from harness.errors import DataError, HarnessError, StoreError
 from harness.host import Host
 from harness.job import DataSettings, Job
@@ -27,6 +26,7 @@ from harness.profiles import ModelSettings, Profile
 from harness.registry import Registry
 from harness.results import RankReport
 from harness.sampling import Window
+from harness.source import source_of
 
 REFERENCE_STRATEGY = "ddp"
 """Speedup is taken against this strategy on one GPU with the same batch per GPU."""

@@ -13,9 +13,10 @@ from harness import certificate as certificates
 from harness import certifier as certifiers
 from harness.case import Case
 from harness.certificate import Certificate, to_json
-from harness.certifier import Certifier, source_of
+from harness.certifier import Certifier
 from harness.errors import StoreError, WorkerFailed
 from harness.registry import discover
+from harness.source import source_of
 from tests.made import made_certificate, made_played, made_report, made_watched
 
 CASE = Case.parse("resnet18-ddp-2gpu-bs4")

@@ -12,7 +12,7 @@ HARNESS = Path(__file__).parents[1] / "harness"
 
 FLOORS = (
     # words
-    {"errors"},
+    {"errors", "source"},
     {"records", "units"},
     {"case", "results", "certificate"},
     # contracts

@@ -34,10 +34,12 @@ from harness.worker.fitting import fit
 from harness.worker.overhead import overhead
 from harness.worker.purposes import Context, measure, prepare_data, warm_start
 from harness.worker.reference import play
+from harness.worker.replicate import replicate
 from harness.worker.tracing import trace
 
 _PURPOSES = {
     "measure": measure,
+    "replicate": replicate,
     "account": account,
     "certify": certify,
     "play": play,

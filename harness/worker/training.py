@@ -62,7 +62,7 @@ class TrainingLoop:
         for number in range(1, steps + 1):
             self.one(batches)
             self._progress.show(epoch, epochs, number, steps)
-        self._check()
+        self.check()
 
     def one(self, batches: Iterator[Batch]) -> None:
         """Wait for a batch and make one optimizer update."""
@@ -78,7 +78,8 @@ class TrainingLoop:
         """Return this rank's mean loss of every step so far; synchronises."""
         return torch.stack(self._losses).double().tolist() if self._losses else []
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise TrainingDiverged where a loss so far is infinite or no number; synchronises."""
         for step, loss in enumerate(self.losses()):
             if not math.isfinite(loss):
                 raise TrainingDiverged(
