@@ -21,8 +21,10 @@ from harness.results import RankReport
 from harness.source import file_of, source_of
 
 _HARNESS = Path(__file__).parent
-_OTHERS = {"accounting", "agent", "ceilings", "fitting", "frozen", "ledger", "overhead", "replicate", "tracing"}
-"""Of the worker, what only other runs than the certified steps go through."""
+_OTHERS = frozenset(
+    ["accounting", "agent", "ceilings", "faults", "fitting", "frozen", "ledger", "overhead", "replicate", "tracing"]
+)
+"""Of the worker, what only other runs than the certified steps go through, or, for faults, those that say so."""
 _SOURCES = (
     "worker/*.py",
     "datasets/*.py",

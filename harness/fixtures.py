@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from harness import store
 from harness.case import Case
 from harness.errors import CannotRun, HarnessError, OutOfMemory
+from harness.gate.limits import WORSE
 from harness.pipeline import Outcome, Pipeline
 from harness.recording import record, replay
-from harness.report.certificates import refusal
-from harness.report.memory import notes
-from harness.suite import Suite, suite_of
+from harness.report import verdicts
+from harness.suite import ACCEPT, Suite, suite_of
 
 
 @pytest.fixture
@@ -25,34 +24,32 @@ def bench(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Ou
 
     def run(case: Case) -> Outcome | None:
         suite = suite_of(request.config)
-        compared = request.config._benchmarksession.compared_mapping  # type: ignore[attr-defined]
-        baseline = store.recall(compared, request.node.nodeid)
+        nodeid: str = request.node.nodeid
         try:
             if suite.options.find_max_batch:
                 suite.pipeline.largest_batch(case)
                 return None
-            outcome = suite.pipeline.run(case, baseline=baseline)
+            outcome = suite.pipeline.run(case)
         except CannotRun as reason:
             pytest.skip(str(reason))
         except OutOfMemory as error:
             suite.out_of_memory[case] = str(error)
-            if baseline is not None:
-                pytest.fail(_failure(error, request.node.nodeid) + "\n  the stored run fits", pytrace=False)
+            if suite.pipeline.baseline(case).newest is not None:
+                pytest.fail(_failure(error, nodeid) + "\n  the stored run fits", pytrace=False)
             # What does not fit is a result, with a row of its own, and no defect.
             pytest.skip("out of memory, see the table")
         except HarnessError as error:
-            pytest.fail(_failure(error, request.node.nodeid), pytrace=False)
+            pytest.fail(_failure(error, nodeid), pytrace=False)
         record(benchmark, outcome, request.node)
         suite.outcomes.append(outcome)
-        request.node.user_properties.append(("verdict", outcome.verdict.word))
-        if not outcome.certificate.granted:
-            lines = [*refusal(outcome.certificate), f'  rerun   pytest "{request.node.nodeid}"']
-            pytest.fail("\n".join(lines), pytrace=False)
-        if outcome.memory is not None and outcome.memory.causes:
-            lines = [f"{case}: its memory is not what {case.strategy} must keep", *notes(outcome.memory)]
-            pytest.fail("\n".join([*lines, f'  rerun   pytest "{request.node.nodeid}" --accounted']), pytrace=False)
-        if outcome.verdict.word == "regressed":
-            pytest.fail(_regression(outcome, request.node.nodeid), pytrace=False)
+        word = outcome.verdict.word
+        request.node.user_properties.append(("verdict", word))
+        if word in WORSE:
+            pytest.fail("\n".join(verdicts.failure(outcome, nodeid, accept=ACCEPT)), pytrace=False)
+        if suite.leaves_open(word):
+            suite.undecided.add(nodeid)
+            if suite.fails_open(word):
+                pytest.fail("\n".join(verdicts.failure(outcome, nodeid, accept=ACCEPT)), pytrace=False)
         return outcome
 
     return run
@@ -112,15 +109,3 @@ def cost(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Cost]:
 
 def _failure(error: HarnessError, nodeid: str) -> str:
     return f'{error}\n  rerun  pytest "{nodeid}"'
-
-
-def _regression(outcome: Outcome, nodeid: str) -> str:
-    lines = [f"{outcome.case}: regressed against the stored run"]
-    lines += [f"  {finding.sentence()}" for finding in outcome.verdict.findings if finding.word != "passed"]
-    if outcome.verdict.exact is not None:
-        lines += [f"  {change}: exact figures, equal versions" for change in outcome.verdict.exact.changes]
-    if outcome.verdict.note:
-        lines.append(f"  {outcome.verdict.note}")
-    lines.append(f'  rerun   pytest "{nodeid}" --benchmark-compare')
-    lines.append("  accept  the same with --benchmark-save=accepted, without --benchmark-compare")
-    return "\n".join(lines)

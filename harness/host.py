@@ -5,11 +5,13 @@ The name is made of hardware alone, never of a host name, so that it may be publ
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -49,6 +51,30 @@ class Host:
     driver: str | None
     versions: dict[str, str]
     """Of Python and every library that has a part in the figures; absent ones are left out."""
+    processor: dict[str, str] = field(default_factory=dict)
+    """What the system tells of the processor beside its name; a name alone may stand for several generations."""
+
+    @property
+    def hardware(self) -> dict[str, str]:
+        """What decides the machine's speed, by name of the fact; no fact names one machine among its like."""
+        facts = self.processor | {
+            "cpu": self.cpu,
+            "cores": str(len(self.cores)),
+            "memory": f"{_installed_gib(self.memory_bytes)} GiB",
+        }
+        if self.gpus:
+            facts["gpus"] = ", ".join(f"{gpu.name} of {gpu.memory_bytes / 2**30:.0f} GiB" for gpu in self.gpus)
+        return facts
+
+    @property
+    def hardware_digest(self) -> str:
+        """Digest of `hardware`: times are compared only where it is the same."""
+        return hashlib.sha256(json.dumps(self.hardware, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def software(self) -> dict[str, str]:
+        """The versions, and the driver's major one: what figures without noise may depend on beside the case."""
+        return self.versions | ({"driver": self.driver.partition(".")[0]} if self.driver else {})
 
     @property
     def device_kind(self) -> str:
@@ -94,6 +120,7 @@ def probe() -> Host:
         gpus=gpus,
         driver=driver,
         versions=_versions(),
+        processor=_processor(),
     )
 
 
@@ -144,13 +171,46 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
+_CPUINFO = Path("/proc/cpuinfo")
+_PROCESSOR = {
+    "family": ("cpu family", "CPU architecture"),
+    "model": ("model", "CPU part"),
+    "stepping": ("stepping", "CPU revision"),
+    "cache": ("cache size",),
+}
+"""Facts about a processor, and what Linux calls them on x86 and on ARM."""
+
+
+def _cpuinfo() -> dict[str, str]:
+    """Return what Linux tells of the first core; nothing elsewhere."""
+    if not _CPUINFO.exists():
+        return {}
+    first = _CPUINFO.read_text().partition("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
 def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def _processor() -> dict[str, str]:
+    told = _cpuinfo()
+    facts = {fact: told[name] for fact, names in _PROCESSOR.items() for name in names if name in told}
+    if "flags" in told:
+        facts["hypervisor"] = "yes" if "hypervisor" in told["flags"].split() else "no"
+    return facts
+
+
+def _installed_gib(usable_bytes: int) -> int:
+    """Return the memory that is installed, GiB, from what the system has of it.
+
+    The kernel keeps up to a few percent for itself, another amount with each version, so it is rounded up to a
+    sixteenth of its power of two: a new kernel makes no other machine.
+    """
+    gib = max(1, -(-usable_bytes // 2**30))
+    step = max(1, (1 << gib.bit_length() - 1) // 16)
+    return -(-gib // step) * step
 
 
 def _versions() -> dict[str, str]:

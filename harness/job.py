@@ -104,6 +104,8 @@ class Job:
     """Intra-operator threads per rank."""
     device_memory_bytes: int | None = None
     """What a rank may allocate at most; None leaves the limit to the device."""
+    plant: str = ""
+    """A fault that the case is to have, as `harness.plant` reads it."""
     plugins: tuple[str, ...] = ()
     """Modules named by `--plugins`."""
     asked_s: float = 0.0

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from harness import store
 from harness.anatomy import memory
 from harness.anatomy.fitting import Largest
 from harness.anatomy.memory import MemoryFigures
 from harness.anatomy.telemetry import disturbance
+from harness.baselines import Baseline, Baselines
 from harness.case import Case
 from harness.certificate import Certificate
 from harness.certifier import Certifier
 from harness.errors import HarnessError, WorkerFailed
 from harness.explainer import Explainer
+from harness.gate import portable
 from harness.gate.exact import compare
-from harness.gate.limits import Verdict, judge, with_exact
+from harness.gate.limits import Verdict, judge, with_exact, with_portable, with_time, worst
+from harness.gate.observations import plain_s
+from harness.gate.timing import TimeVerdict
 from harness.host import Host
+from harness.metrics.timing import speedup
 from harness.profiles import Profile
 from harness.ranks import REFERENCE_STRATEGY, Ranks, RunOptions, Watch, cache_folder
 from harness.registry import Registry
 from harness.results import RankReport, Repeat, Result
-from harness.store import Stored
+from harness.sampler import Sampler
+from harness.timekeeper import Level, Timekeeper
+
+_SHARED_STEPS = 2
+"""Measured where ranks share cores: what says little need not be long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +48,8 @@ class Outcome:
     """Why there is no reference, or where it came from."""
     verdict: Verdict
     certificate: Certificate
+    baseline: Baseline
+    """What it was held to."""
     memory: MemoryFigures | None = None
     """With `--accounted`: what it held, and what is wrong with that."""
 
@@ -64,58 +75,109 @@ class Pipeline:
                 "machine": host.name,
                 "device_kind": host.device_kind,
                 "plugins": options.plugins,
+                "plant": options.plant,
             },
             launch=self.ranks.launch,
             recertify=options.recertify,
+        )
+        self.baselines = Baselines(options.baselines, host)
+        self.timekeeper = Timekeeper(
+            sampler=Sampler(launch=self.ranks.launch, sampled=self.ranks.sampled, order=random.Random()),
+            policy=options.policy,
+            base_of=reference_of,
+            budget_s=options.gate_budget_s,
         )
         self.explainer = Explainer(
             launch=self.ranks.launch, sampled=self.ranks.sampled, accounted=options.accounted, traced=options.traced
         )
 
-    def run(self, case: Case, *, baseline: Stored | None) -> Outcome:
+    def levels(self, cases: Iterable[Case]) -> dict[Case, Level]:
+        """Return what the time of each case is held to, the bases of speedups included.
+
+        Left out are cases whose ranks share cores, and new ones where nothing will be stored.
+
+        Raises:
+            StoreError: a stored run is damaged.
+        """
+        wanted = {one for case in cases for one in (case, reference_of(case)) if not self._shared(one)}
+        found: dict[Case, Level] = {
+            case: [run for stored in self.baseline(case).level if (run := stored.result.samples)]
+            for case in sorted(wanted, key=str)
+        }
+        return found if self.options.stored else {case: level for case, level in found.items() if level}
+
+    def baseline(self, case: Case) -> Baseline:
+        """Return what is stored of a case, and why if it is nothing.
+
+        Raises:
+            StoreError: a stored run is damaged.
+        """
+        return self.baselines.of(case.id, self.identity(case), conditions=self.ranks.start().conditions)
+
+    def run(self, case: Case) -> Outcome:
         """Measure a case and judge it against what is stored.
 
         Raises:
             WorkerFailed: a rank died, hung or did not report.
             DataError: its dataset is damaged or too small.
-            StoreError: something cannot be written.
+            StoreError: something cannot be written, or a stored run is damaged.
         """
+        baseline = self.baseline(case)
         certificate = self.certificate(case)
         result = self.measure(case)
         result = self.explainer.explain(case, result)
+        result = self._with_samples(case, result, baseline)
         reference, note = self.reference(case) if certificate.granted else (None, "")
-        comparable, why = self._comparable(result, baseline)
-        verdict = judge(
-            result,
-            reference,
-            baseline=comparable.result if comparable else None,
-            baseline_reference=comparable.reference if comparable else None,
-            metrics=self.registry.metrics.values(),
-            disturbed=disturbance(result.watched) if result.watched else (),
-        )
-        if comparable is not None:
-            exact = compare(
-                result,
-                certificate,
-                baseline=comparable.result,
-                baseline_certificate=comparable.certificate,
-            )
-            verdict = with_exact(verdict, exact)
         strategy = self.registry.find("strategies", case.strategy)
         held = memory.figures(case, strategy, result.accounts) if result.accounts else None
+        verdict = self._verdict(case, result, reference, certificate, baseline)
         if held is not None and held.causes:
-            verdict = replace(verdict, word="mispredicted")
+            verdict = replace(verdict, word=worst([verdict.word, "mispredicted"]))
         if not certificate.granted:
             verdict = replace(verdict, word="uncertified")
         return Outcome(
             case=case,
             result=result,
             reference=reference,
-            reference_note=note or why,
+            reference_note=note,
             verdict=verdict,
             certificate=certificate,
+            baseline=baseline,
             memory=held,
         )
+
+    def _verdict(
+        self, case: Case, result: Result, reference: Result | None, certificate: Certificate, baseline: Baseline
+    ) -> Verdict:
+        level = [stored.result for stored in baseline.level]
+        verdict = judge(result, level=level, metrics=self.registry.metrics.values())
+        if baseline.newest is not None:
+            stored = baseline.newest
+            exact = compare(result, certificate, baseline=stored.result, baseline_certificate=stored.certificate)
+            verdict = with_exact(verdict, exact)
+        elif baseline.incomparable:
+            verdict = replace(verdict, word="incomparable")
+        disturbed = disturbance(result.watched) if result.watched else ()
+        found = portable.compare(
+            result, certificate, speedup=speedup(result, reference), others=baseline.others, disturbed=disturbed
+        )
+        verdict = with_portable(verdict, found.causes)
+        if self._shared(case):
+            return replace(verdict, note="timing not gated: ranks shared cores")
+        time_verdict = self.timekeeper.verdict(case)
+        if time_verdict is None and level:
+            why = "the stored runs hold no samples of its time: accept a run of your own with --benchmark-save"
+            time_verdict = TimeVerdict(word="unresolved", reasons=(why,))
+        return verdict if time_verdict is None else with_time(verdict, time_verdict)
+
+    def _with_samples(self, case: Case, result: Result, baseline: Baseline) -> Result:
+        samples = self.timekeeper.sampler.of(case)
+        known = baseline.newest.result.plain_s if baseline.newest is not None else None
+        return replace(result, samples=samples, plain_s=known or plain_s(samples)) if samples else result
+
+    def _shared(self, case: Case) -> bool:
+        """Return whether ranks share cores, so that the timing says little."""
+        return self.host.device_kind == "cpu" and case.gpu_count > len(self.host.cores)
 
     def certificate(self, case: Case) -> Certificate:
         """Return whether a case trains as the reference does.
@@ -162,8 +224,8 @@ class Pipeline:
         if self.options.reference == "baseline":
             if self.options.baselines is None:
                 return None, "no folder of stored runs to take the reference from"
-            identity = self.identity(wanted)
-            stored = store.newest(self.options.baselines, case_id=wanted.id, identity=identity)
+            conditions = self.ranks.start().conditions
+            stored = self.baselines.reference(wanted.id, self.identity(wanted), conditions=conditions)
             if stored is None:
                 return None, f"no stored run holds the reference {wanted}; leave out --reference baseline to run it"
             return stored.result, f"reference {wanted} from {stored.where}"
@@ -203,8 +265,9 @@ class Pipeline:
         settings = self.ranks.settings(case)
         self.ranks.warm_start(case)  # lest it be counted with the case
         started = time.time()
+        over = {"measured_steps": min(_SHARED_STEPS, settings.measured_steps)} if self._shared(case) else {}
         with self.ranks.sampled(case, interval_s=None) as window:
-            reports, wall_s = self.ranks.launch(case, str(case))
+            reports, wall_s = self.ranks.launch(case, str(case), **over)
         repeats = []
         for seed in range(1, self.options.seeds):
             title = f"{case}: seed {seed} of {self.options.seeds}"
@@ -219,26 +282,15 @@ class Pipeline:
             host=self.host.name,
             launcher=self.options.launcher,
             conditions=self.ranks.start().conditions,
-            versions=self.host.versions,
-            oversubscribed=self.host.device_kind == "cpu" and case.gpu_count > len(self.host.cores),
+            hardware=self.host.hardware_digest,
+            versions=self.host.software,
+            oversubscribed=self._shared(case),
             wall_s=wall_s,
             started_unix_s=started,
             watched=window.telemetry,
             ranks=tuple(reports),
             repeats=tuple(repeats),
         )
-
-    def _comparable(self, result: Result, baseline: Stored | None) -> tuple[Stored | None, str]:
-        if baseline is None:
-            return None, ""
-        if baseline.result.host != result.host:
-            return None, f"{baseline.where} is of another machine, {baseline.result.host}: not compared"
-        if baseline.result.conditions != result.conditions:
-            names = (one.conditions or "the machine's own links" for one in (baseline.result, result))
-            return None, f"{baseline.where} was run with {' and this run with '.join(names)}: not compared"
-        if baseline.result.identity != result.identity:
-            return None, f"{baseline.where} is of another set-up (profile, settings or data): not compared"
-        return baseline, ""
 
 
 def reference_of(case: Case) -> Case:

@@ -304,6 +304,12 @@ class Dataset:
 # --------------------------------------------------------------------------------------------------- metrics
 
 
+Layer = Literal["tight", "accuracy", "time"]
+"""How a metric is gated: by a limit, for it has almost no noise; by a margin, over seeds; by samples of its own, from
+which `harness.gate.timing` judges step time and speedup. Figures without any noise are no metrics: `harness.gate.exact`
+holds them to the last digit."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
     """How much worse than the baseline a metric may be before the case fails."""
@@ -312,6 +318,8 @@ class Limit:
     """Share of the baseline."""
     absolute: float = 0.0
     """In the metric's unit; the larger of the two counts."""
+    advisory: bool = False
+    """Whether what is beyond it is said, and does not fail the case."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,8 +339,12 @@ class Metric:
     """The value in words for a table cell, unit included unless the title has it."""
     order: int
     """Place among the table's columns."""
+    layer: Layer | None = None
+    """How it is gated; None is not."""
     limit: Limit | None = None
-    """None is not gated."""
+    """Of the layers `tight` and `accuracy`; an absolute one is the margin that paired seeds are tested with."""
+    limits_on: Mapping[str, Limit] = field(default_factory=dict)
+    """Other limits by kind of device."""
     timed: bool = False
     """Whether the clock decides it, so that it says little where ranks share cores."""
     scores: InputKind | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -11,15 +12,20 @@ from typing import Any
 
 import pytest
 
-from harness import store, summary
+from harness import store, summary, vanished
 from harness.case import Case
 from harness.errors import HarnessError
 from harness.fixtures import bench, cost
+from harness.gate.limits import OPEN
+from harness.gate.policy import POLICIES
 from harness.report import terminal
-from harness.suite import SUITE, Grid, case_of, params, refuse_unknown_names, stored_runs, suite_of
+from harness.suite import SUITE, Grid, case_of, compares, params, refuse_unknown_names, stored_runs, suite_of
 
 __all__ = ["bench", "cost"]
 _COMPARE = pytest.StashKey[Any]()
+UNDECIDED = 6
+"""Exit status of a run in which no case got worse, and some could not be judged; 0 to 5 are pytest's own."""
+_DONE = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -109,12 +115,47 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         help="train each case with N seeds, the same for all, and say which strategies are equivalent in accuracy",
     )
     group.addoption(
+        "--gate-policy",
+        choices=tuple(POLICIES),
+        help="how much is sampled to judge the time, and what becomes of a case that cannot be judged: pr (default; "
+        "it passes), nightly (default with --benchmark-compare or --benchmark-save; the exit code tells), release "
+        "(it fails)",
+    )
+    group.addoption(
+        "--gate-budget",
+        type=_seconds,
+        metavar="TIME",
+        help="seconds for the processes of a case that its time is judged by, for example 60s; "
+        "suspects are confirmed beyond it",
+    )
+    group.addoption(
+        "--gate-plant",
+        metavar="FAULT",
+        help="plant a fault in every case, for example burn:5%%, to see that the gate finds it; nothing is stored",
+    )
+    group.addoption(
+        "--gate-selftest",
+        action="store_true",
+        help="instead of measuring, hold each case's unchanged step to itself: is this machine's noise what the gate "
+        "takes it for, and what can it see?",
+    )
+    group.addoption(
         "--reference",
         choices=("run", "baseline"),
         default="run",
         help="where a speedup's one-GPU reference comes from when this run does not hold it: run it (default), "
         "or take the newest stored run",
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text.removesuffix("s").strip())
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds, such as 60s")
+    return seconds
 
 
 def _count(text: str) -> int:
@@ -141,25 +182,37 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _AfterBenchmark:
-    """Hooks that must come after pytest-benchmark's own."""
+    """Hooks that must come after pytest-benchmark's own, or that pytest does not tell the run of."""
+
+    config: pytest.Config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count what failed because it could not be judged."""
+        if report.failed and dict(report.user_properties).get("verdict") in OPEN:
+            suite = suite_of(self.config)
+            suite.undecided.add(report.nodeid)
+            suite.undecided_failed += 1
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         """Give pytest-benchmark this suite's folder of stored runs, and let it load what is to be compared."""
+        self.config = config
         session = config._benchmarksession  # type: ignore[attr-defined]
+        session.compare = config.option.benchmark_compare = config.stash[_COMPARE]
         try:
             suite = suite_of(config)
             if (folder := stored_runs(config)) is not None:
                 session.storage = store.BaselineStorage(str(folder), session.logger, suite.host.name)
             # They are called while pytest finishes, where an exception would cost the summary.
             session.storage.save = _noting_failure(session.storage.save, suite.not_stored)
-            session.save_json = _noting_failure(session.save_json, suite.not_stored)
+            write_json = session.save_json
+            session.save_json = _noting_failure(lambda output: write_json(store.sealed(output)), suite.not_stored)
             session.machine_id = suite.host.name
-            session.compare = config.stash[_COMPARE]
-            config.option.benchmark_compare = session.compare
             # Its wide table says less than this suite's; -v or its own flags bring it back.
             session.quiet = session.quiet or not (session.verbose or session.compare or session.histogram)
             session.handle_loading()
+            if isinstance(session.compare, str):  # files of somebody's choice, not the newest
+                suite.pipeline.baselines.restrict(session.compared_mapping)
         except HarnessError as error:
             raise pytest.UsageError(str(error)) from error
 
@@ -176,11 +229,35 @@ def _noting_failure(save: Callable[..., None], failures: list[str]) -> Callable[
     return save_or_note
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
+    """Measure and judge the time of all cases before the first of them is told."""
+    cases = [case for item in session.items if (case := case_of(item)) and not item.get_closest_marker("skip")]
+    if cases and not session.config.getoption("collectonly"):
+        suite = suite_of(session.config)
+        if not suite.options.find_max_batch:
+            try:
+                levels = suite.pipeline.levels(cases)
+                reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+                if levels and reporter is not None:
+                    policy = suite.options.policy.name
+                    reporter.write_line(f"timing {len(levels)} cases before the first is told, by policy {policy}")
+                suite.pipeline.timekeeper.run(levels)
+            except HarnessError as error:
+                raise pytest.UsageError(str(error)) from error
+    return (yield)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run whose results could not be stored."""
-    if SUITE in session.config.stash and session.config.stash[SUITE].not_stored:
+    """Fail a run whose results could not be stored; tell a run that could not judge from one that found a fault."""
+    if SUITE not in session.config.stash:
+        return
+    suite = session.config.stash[SUITE]
+    if suite.not_stored:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    elif suite.undecided and session.exitstatus in _DONE and session.testsfailed == suite.undecided_failed:
+        session.exitstatus = UNDECIDED
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
@@ -190,10 +267,17 @@ def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, A
         "node": host.name,
         "cpu": {"brand_raw": host.cpu, "count": len(host.cores)},
         "memory_bytes": host.memory_bytes,
+        "hardware": host.hardware,
         "gpus": [{"name": gpu.name, "memory_bytes": gpu.memory_bytes} for gpu in host.gpus],
         "driver": host.driver,
         "versions": host.versions,
     }
+
+
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    """Note which stored cases this run saw vanish: saved by name, it accepts that they are gone."""
+    if SUITE in config.stash and config.stash[SUITE].vanished:
+        output_json["vanished"] = config.stash[SUITE].vanished
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -207,9 +291,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         raise pytest.UsageError(str(error)) from error
 
 
+def _add_vanished(config: pytest.Config, items: list[pytest.Item]) -> None:
+    suite = suite_of(config)
+    try:
+        vanished.add(
+            items,
+            suite.pipeline.baselines,
+            arguments=config.args,
+            profile=suite.profile.name,
+            root=config.rootpath,
+            # A run that is saved by name accepts that they are gone.
+            fails=compares(config) and not config.getoption("benchmark_save"),
+        )
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Leave out of what is selected what a run must name to include: the heavy models, the harness's own cost."""
+    if any(item.get_closest_marker("bench") for item in items):
+        _add_vanished(config, items)
     refuse_unknown_names(config, items)
     yield
     if config.getoption("matrix") == "full":
@@ -230,6 +332,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Open the launcher as soon as a case is sure to run, so that its libraries load meanwhile."""
     if session.config.getoption("collectonly"):
         return
+    if SUITE in session.config.stash:
+        session.config.stash[SUITE].vanished = vanished.names(session.items)
     to_run = sum(1 for item in session.items if case_of(item) and not item.get_closest_marker("skip"))
     if to_run:
         suite = suite_of(session.config)
@@ -253,9 +357,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     suite = config.stash[SUITE]
     skips = [_skip_reason(report) for report in terminalreporter.stats.get("skipped", []) if "benches" in report.nodeid]
-    compared = bool(config._benchmarksession.compared_mapping)  # type: ignore[attr-defined]
     strike = terminal.terminal_strike if terminalreporter.hasmarkup else terminal.plain_strike
-    for title, lines in summary.sections(suite, compared=compared, strike=strike):
+    for title, lines in summary.sections(suite, strike=strike, full=terminalreporter.verbosity > 0):
         terminalreporter.section(title)
         for line in lines:
             terminalreporter.write_line(line)

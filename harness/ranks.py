@@ -19,6 +19,7 @@ import platformdirs
 from harness import sampling
 from harness.case import Case
 from harness.errors import DataError, HarnessError, StoreError
+from harness.gate.policy import POLICIES, Policy
 from harness.host import Host
 from harness.job import DataSettings, Job
 from harness.plugins import Model, Processes, Session
@@ -33,6 +34,8 @@ REFERENCE_STRATEGY = "ddp"
 
 _LIMITED = (None, "measure", "account", "trace", "fit")
 """Purposes that --device-memory holds for; the reference plays all ranks in one, and needs more."""
+_PLANTED = (None, "measure", "replicate", "certify", "account", "trace")
+"""Purposes that have the fault of --gate-plant: what trains as the strategy does."""
 _WARM_START_TIMEOUT_S = 1800.0
 _WARM_START_RANKS = 2
 """The same on every machine that can, so that the weights are the same too."""
@@ -56,7 +59,7 @@ class RunOptions:
     case_timeout_s: float | None = None
     reference: Literal["run", "baseline"] = "run"
     baselines: Path | None = None
-    """Folder of this host's stored runs."""
+    """Folder of stored runs, of all hosts."""
     recertify: bool = False
     """Whether certificates of earlier runs are made again."""
     accounted: bool = False
@@ -69,6 +72,14 @@ class RunOptions:
     """Whether the largest batch is searched for, in place of a measurement."""
     device_memory_bytes: int | None = None
     """What a rank may allocate at most; None leaves the limit to the device."""
+    policy: Policy = POLICIES["pr"]
+    """How much is sampled to judge the time, and what becomes of a case that cannot be judged."""
+    gate_budget_s: float | None = None
+    """For the processes of a case's screen; None leaves it to the policy."""
+    stored: bool = False
+    """Whether this run will be stored, so that even a new case is sampled."""
+    plant: str = ""
+    """A fault that every case is to have, to see that it is found."""
     seeds: int = 1
     """Trainings of each case, with seeds 0, 1, ...; the first is timed."""
 
@@ -239,6 +250,7 @@ class Ranks:
             "cores": () if cuda else self._host.cores,
             "threads": max(1, len(self._host.cores) // len(self._host.gpus)) if cuda else 1,
             "plugins": self._options.plugins,
+            "plant": self._options.plant if over.get("purpose") in _PLANTED else "",
             "device_memory_bytes": self._options.device_memory_bytes if over.get("purpose") in _LIMITED else None,
             "folder": Path(tempfile.mkdtemp(prefix=f"{case.id}-", dir=self.folder)),
             "asked_s": time.monotonic(),

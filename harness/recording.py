@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from harness import store
+from harness.gate.observations import same_work
 from harness.pipeline import Outcome
+from harness.results import Result
 
 
 class ReplayClock:
@@ -41,11 +44,25 @@ class ReplayClock:
 
 
 def record(benchmark: Any, outcome: Outcome, node: pytest.Item) -> None:
-    """Record a case: its step times as the benchmark's, and everything else beside them."""
+    """Record a case: its seconds as the benchmark's, and everything else beside them.
+
+    With processes of the time layer those are one for each: the mean ratio of the case's step to the same work beside
+    it, times the seconds that this work took in the first run of the level. So what pytest-benchmark's own comparison
+    makes of them is what changed in the case, not in the machine. Without, they are the step times.
+    """
     # The case itself is no JSON; its axes are.
     benchmark.params = outcome.case.axes
-    benchmark.extra_info.update(store.pack(outcome.result, outcome.reference, outcome.certificate))
-    replay(benchmark, node, outcome.result.step_s)
+    benchmark.extra_info.update(
+        store.pack(outcome.result, outcome.reference, outcome.certificate, verdict=outcome.verdict.word)
+    )
+    replay(benchmark, node, told_seconds(outcome.result))
+
+
+def told_seconds(result: Result) -> Sequence[float]:
+    """Return the seconds that a result is recorded with: of its processes at one speed of the machine, or its steps."""
+    plain_s = result.plain_s
+    seen = [one for one in map(same_work, result.samples) if one is not None]
+    return [math.exp(one.mean) * plain_s for one in seen] if plain_s and seen else result.step_s
 
 
 def replay(benchmark: Any, node: pytest.Item, seconds: Sequence[float]) -> None:

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from harness.errors import StoreError
 from harness.records.account import Account
 from harness.records.ceilings import Ceilings, Loaded
+from harness.records.samples import Samples
 from harness.records.telemetry import Telemetry
 from harness.records.trace import RankTrace
 
@@ -149,6 +150,13 @@ class Result:
     """With `--traced`: what as many ranks of the machine can do at most, measured in the same pytest run."""
     loaded: tuple[Loaded, ...] = ()
     """With `--traced`: what the loader of each rank gives while nothing is trained."""
+    samples: tuple[Samples, ...] = ()
+    """Processes of the time layer, in the order they ran."""
+    plain_s: float | None = None
+    """Seconds of a step of the plain loop that the seconds of these processes are told at, as if the machine had the
+    same speed in every run; the first run of a level measured it."""
+    hardware: str = ""
+    """Digest of what decides the machine's speed."""
 
     def __post_init__(self) -> None:
         if len({len(rank.step_s) for rank in self.ranks}) != 1:

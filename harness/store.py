@@ -1,18 +1,21 @@
-"""Stored runs: pytest-benchmark's own JSON files under `baselines/<host>/`, written whole or not at all.
+"""Stored runs: pytest-benchmark's own JSON files under `baselines/<host>/`, sealed, and written whole or not at all.
 
-Each benchmark's `extra_info` holds the result under `shardbench`, raw samples included, its certificate, and the
-result of the reference its speedup was taken against.
+Each benchmark's `extra_info` holds the result under `shardbench`, raw samples included, its certificate, its verdict,
+and the result of the reference its speedup was taken against. The seal is a digest of the whole file: no key protects
+it, so it keeps nobody from forging a run, but no figure is changed by accident or in passing without being seen.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pytest_benchmark.storage.file import FileStorage
 from pytest_benchmark.utils import safe_dumps
@@ -20,9 +23,11 @@ from pytest_benchmark.utils import safe_dumps
 from harness import certificate as certificates
 from harness.certificate import Certificate
 from harness.errors import StoreError
-from harness.results import Result, result_from_json, result_to_json
+from harness.results import SCHEMA, Result, result_from_json, result_to_json
 
 KEY = "shardbench"
+SEAL = "seal"
+_MEND = "restore it from version control, or delete it and record again with --benchmark-save"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,21 +39,24 @@ class Stored:
     result: Result
     reference: Result | None
     certificate: Certificate | None = None
+    verdict: str
+    """What that run said of it, in a word."""
 
 
 class BaselineStorage(FileStorage):  # type: ignore[misc]
     """pytest-benchmark's folder of numbered files, with a host's name as the folder and no half-written files."""
 
     def save(self, output_json: Mapping[str, Any], save: str) -> None:
-        """Write a run under the next free number.
+        """Seal a run and write it under the next free number.
 
         Raises:
             StoreError: the file cannot be written; what was stored before is untouched.
         """
+        text = safe_dumps(sealed(output_json), ensure_ascii=True, indent=1)
         file = self.get(f"{self._next_num}_{save}.json")
         part = file.with_suffix(f".{os.getpid()}.part")
         try:
-            part.write_bytes(safe_dumps(output_json, ensure_ascii=True, indent=1).encode())
+            part.write_bytes(text.encode())
             # A link refuses to replace, so that two runs that chose one number cannot lose a file.
             os.link(part, file)
         except OSError as error:
@@ -62,43 +70,160 @@ class BaselineStorage(FileStorage):  # type: ignore[misc]
         self.logger.info(f"stored this run in {file}")
 
     def load(self, *globs_or_files: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Yield path and content of the files that match.
+        """Yield path and content of the files that match; the path as seen from the folder of all hosts, or absolute.
 
         Raises:
-            StoreError: a file is no stored run.
+            StoreError: a file is no stored run, or lies in another host's folder.
         """
-        for file in self.query(*(globs_or_files or ("[0-9][0-9][0-9][0-9]_",))):
-            read_run(file)
-        yield from super().load(*globs_or_files)
+        for file in map(Path.absolute, self.query(*(globs_or_files or ("[0-9][0-9][0-9][0-9]_",)))):
+            own = file.is_relative_to(self.path)
+            yield (file.relative_to(self.path), read_baseline(file)) if own else (file, read_run(file))
+
+
+def sealed(output_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run as a file holds it, with its seal.
+
+    Raises:
+        StoreError: a figure is NaN or infinite, which is no measurement.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(safe_dumps(output_json, allow_nan=False))
+    except ValueError as error:
+        raise StoreError(
+            f"this run is not stored, for a figure in it is no number ({error}): nothing could be compared with it; "
+            "find the test that recorded it, and let it say None instead"
+        ) from error
+    return plain | {SEAL: _digest(plain)}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything but the seal, as JSON of one spelling."""
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def read_baseline(file: Path) -> dict[str, Any]:
+    """Return the content of a stored run that lies in a host's folder.
+
+    Raises:
+        StoreError: it is no stored run, or one of another host.
+    """
+    content = read_run(file)
+    folder = file.absolute().parent
+    if (found := host_of(content)) != folder.name:
+        raise StoreError(
+            f"{file} was recorded on {found!r} and lies among the runs of {folder.name!r}: "
+            f"move it to {folder.parent.name}/{found}/, or delete it"
+        )
+    return content
+
+
+def host_of(content: Mapping[str, Any]) -> str:
+    """Return the name of the machine that recorded a run."""
+    machine = content.get("machine_info")
+    return str(machine.get("node")) if isinstance(machine, dict) else "an unknown machine"
 
 
 def read_run(file: Path) -> dict[str, Any]:
-    """Return the content of a stored run.
+    """Return the content of a stored run; of a file that did not change since, what was read before.
 
     Raises:
-        StoreError: the file cannot be read, or is no stored run.
+        StoreError: the file cannot be read, is truncated, is no JSON, holds NaN or an infinite number, has no seal or
+            one that does not fit, is of another schema, or has a case without a verdict.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        benchmarks = content["benchmarks"]
-        for bench in benchmarks:
-            # What pytest-benchmark itself reads; a file it cannot read it would leave out with a warning.
-            if not (isinstance(bench["fullname"], str) and isinstance(bench["stats"]["mean"], float)):
-                raise TypeError("a benchmark has no name or no mean")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(
-            f"{file} is no stored run ({type(error).__name__}: {error}); restore it from version control or delete it"
-        ) from error
-    return dict(content)
+        now = file.stat()
+        return _read(file.absolute(), now.st_mtime_ns, now.st_size)
+    except OSError as error:
+        raise StoreError(f"{file} cannot be read ({error.strerror}); make it readable, or {_MEND}") from error
 
 
-def pack(result: Result, reference: Result | None, certificate: Certificate | None) -> dict[str, Any]:
+class _NoNumber(ValueError):
+    """JSON as Python writes it may hold NaN and infinite numbers."""
+
+
+@lru_cache(maxsize=32)
+def _read(file: Path, changed_ns: int, size: int) -> dict[str, Any]:
+    """Return the content of a file as it is at a time and size, which stand for its content."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=_refuse_constant)
+        if not isinstance(content, dict):
+            raise StoreError(f"{file} is no stored run: it holds no table; {_MEND}")
+        _refuse_other_schema(file, content)
+        if content[SEAL] != _digest(content):
+            raise StoreError(f"{file} was changed after it was written: its seal does not fit what it holds; {_MEND}")
+        for bench in _cases(file, content):
+            if not isinstance(bench["extra_info"][KEY].get("verdict"), str):
+                raise StoreError(f"{file} holds {bench['fullname']} without a verdict; {_MEND}")
+    except _NoNumber as error:
+        raise StoreError(f"{file} holds {error}, which no measurement is; {_MEND}") from error
+    except json.JSONDecodeError as error:
+        if _is_cut(error):
+            raise StoreError(f"{file} is truncated: it ends within its JSON, after {size:,} bytes; {_MEND}") from error
+        raise StoreError(f"{file} is no JSON ({error}); {_MEND}") from error
+    except RecursionError as error:
+        raise StoreError(f"{file} is no stored run: its JSON is nested too deeply to be one; {_MEND}") from error
+    except ValueError as error:
+        # No UTF-8; a number of thousands of digits; or one so large that it is read as infinite.
+        raise StoreError(f"{file} is no stored run ({error}); {_MEND}") from error
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _NoNumber(name)
+
+
+def _is_cut(error: json.JSONDecodeError) -> bool:
+    """Return whether a text that is no JSON begins as a stored run does and lacks its end."""
+    text = error.doc.strip()
+    return not text or (text.startswith("{") and (not text.endswith("}") or error.pos >= len(error.doc.rstrip())))
+
+
+def _refuse_other_schema(file: Path, content: Mapping[str, Any]) -> None:
+    """Raise for what another suite, or another version of this one, wrote; it may seal otherwise, or not at all."""
+    for bench in _cases(file, content):
+        result = bench["extra_info"][KEY].get("result")
+        version = result.get("schema_version") if isinstance(result, dict) else None
+        if version != SCHEMA:
+            raise StoreError(
+                f"{file} holds a result of schema {version!r}, and this suite reads schema {SCHEMA}; "
+                "delete it and record again with --benchmark-save"
+            )
+    if SEAL not in content:
+        raise StoreError(f"{file} has no seal: an older suite wrote it, or something else; {_MEND}")
+
+
+def _cases(file: Path, content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the benchmarks that are cases of this suite.
+
+    Raises:
+        StoreError: what pytest-benchmark itself reads is missing; it would leave the file out with a warning.
+    """
+    benchmarks = content.get("benchmarks")
+    if not isinstance(benchmarks, list):
+        raise StoreError(f"{file} is no stored run: it has no list of benchmarks; {_MEND}")
+    for place, bench in enumerate(benchmarks):
+        if not (isinstance(bench, dict) and isinstance(bench.get("fullname"), str)):
+            raise StoreError(f"{file} is no stored run: benchmark {place} has no name; {_MEND}")
+        stats = bench.get("stats")
+        if not (isinstance(stats, dict) and isinstance(stats.get("mean"), float)):
+            raise StoreError(f"{file} is no stored run: {bench['fullname']} has no mean; {_MEND}")
+        extra = bench.get("extra_info")
+        if isinstance(extra, dict) and KEY in extra:
+            if not isinstance(extra[KEY], dict):
+                raise StoreError(f"{file} holds no result of {bench['fullname']}; {_MEND}")
+            yield bench
+
+
+def pack(result: Result, reference: Result | None, certificate: Certificate | None, *, verdict: str) -> dict[str, Any]:
     """Return what goes into a benchmark's `extra_info`; a reference is given only if it is certified."""
     return {
         KEY: {
             "result": result_to_json(result),
             "reference": None if reference is None else result_to_json(reference),
             "certificate": None if certificate is None else certificates.to_json(certificate),
+            "verdict": verdict,
         }
     }
 
@@ -115,40 +240,14 @@ def unpack(benchmark: Mapping[str, Any], *, where: str) -> Stored | None:
         return None
     if not isinstance(packed, dict) or "result" not in packed:
         raise StoreError(f"{where} holds no result under extra_info.{KEY}; record it again with --benchmark-save")
-    reference, certificate = packed.get("reference"), packed.get("certificate")
+    reference, certificate, verdict = packed.get("reference"), packed.get("certificate"), packed.get("verdict")
+    result = result_from_json(packed["result"], where=where)
+    if not isinstance(verdict, str):
+        raise StoreError(f"{where} holds no verdict under extra_info.{KEY}; record it again with --benchmark-save")
     return Stored(
         where=where,
-        result=result_from_json(packed["result"], where=where),
+        result=result,
         reference=None if reference is None else result_from_json(reference, where=where),
         certificate=None if certificate is None else certificates.certificate(certificate, where=where),
+        verdict=verdict,
     )
-
-
-def recall(runs: Mapping[Any, Mapping[str, Any]], fullname: str) -> Stored | None:
-    """Return the newest of the compared runs' records of a test, or None.
-
-    Args:
-        runs: as pytest-benchmark keeps them: benchmarks by full name, by path, oldest first.
-        fullname: the test's node id.
-    """
-    for path, benchmarks in reversed(list(runs.items())):
-        if fullname in benchmarks:
-            return unpack(benchmarks[fullname], where=str(path))
-    return None
-
-
-def newest(folder: Path, *, case_id: str, identity: str) -> Stored | None:
-    """Return the newest certified record of a case with that identity under a host's folder, or None.
-
-    Raises:
-        StoreError: a file that had to be read is damaged.
-    """
-    for file in sorted(folder.glob("[0-9][0-9][0-9][0-9]_*.json"), reverse=True):
-        for benchmark in read_run(file)["benchmarks"]:
-            stored = unpack(benchmark, where=file.name)
-            if stored is None or stored.certificate is None or not stored.certificate.granted:
-                continue
-            for result in (stored.result, stored.reference):
-                if result is not None and (result.case_id, result.identity) == (case_id, identity):
-                    return Stored(where=file.name, result=result, reference=None)
-    return None

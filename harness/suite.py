@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 
 from harness import host as hosts
-from harness import profiles
+from harness import plant, profiles
 from harness.anatomy import links
 from harness.case import Case, combine, grid
 from harness.errors import CaseError, HarnessError
 from harness.feasible import why_not
+from harness.gate import policy as policies
+from harness.gate.limits import OPEN, Word
+from harness.gate.policy import Policy
 from harness.host import Host
 from harness.pipeline import Outcome, Pipeline
 from harness.plugins import InputKind
@@ -51,8 +54,16 @@ class Suite:
     options: RunOptions
     outcomes: list[Outcome]
     selection: Selection = field(default_factory=Selection)
+    vanished: list[str] = field(default_factory=list)
+    """Tests of stored cases that are no more, of those that were chosen; a run that is saved by name accepts them."""
     said: list[str] = field(default_factory=list)
     """What benchmarks of the harness itself found."""
+    compares: bool = False
+    """Whether this is the nightly form, in which a case that could not be judged is not let pass unseen."""
+    undecided: set[str] = field(default_factory=set)
+    """Tests that could not be judged, where that matters."""
+    undecided_failed: int = 0
+    """So many of them failed for it."""
     out_of_memory: dict[Case, str] = field(default_factory=dict)
     """Cases that needed more memory than there was, and what they said."""
     not_stored: list[str] = field(default_factory=list)
@@ -65,6 +76,18 @@ class Suite:
     began_s: float = 0.0
     left_out: Counter[str] = field(default_factory=Counter)
     """Tests that a plain run does not include, by the word that would."""
+
+    def leaves_open(self, word: Word) -> bool:
+        """Return whether a case that could not be judged is to be told by the exit code."""
+        if word == "unresolved":
+            return self.options.policy.unresolved != "pass"
+        return self.compares and word in OPEN
+
+    def fails_open(self, word: Word) -> bool:
+        """Return whether a case that could not be judged fails."""
+        if word == "unresolved":
+            return self.options.policy.unresolved == "fail"
+        return self.compares and word in OPEN
 
     def next_case(self, now_s: float) -> None:
         """Take note that another case starts; one that is skipped does not come this far."""
@@ -79,6 +102,8 @@ class Suite:
 
 
 SUITE = pytest.StashKey[Suite]()
+ACCEPT = "--benchmark-save=accepted"
+"""What makes a run's figures the ones that later runs are held to."""
 
 
 def suite_of(config: pytest.Config) -> Suite:
@@ -109,8 +134,12 @@ def suite_of(config: pytest.Config) -> Suite:
             forecast=forecast,
             find_max_batch=config.getoption("find_max_batch"),
             device_memory_bytes=_device_memory(config, host),
+            policy=_policy(config),
+            gate_budget_s=config.getoption("gate_budget"),
+            stored=_accepts(config),
+            plant=_plant(config),
             seeds=config.getoption("seeds"),
-            baselines=stored and stored / host.name,
+            baselines=stored,
         )
         progress = _progress(config)
         watch = progress or (lambda title, folder: nullcontext())
@@ -126,8 +155,24 @@ def suite_of(config: pytest.Config) -> Suite:
                 named_cases(config.args, start=config.invocation_params.dir, benches=benches, registry=registry)
             ),
         )
-        config.stash[SUITE] = Suite(host, registry, profile, pipeline, options, [], selection, progress=progress)
+        config.stash[SUITE] = Suite(
+            host, registry, profile, pipeline, options, [], selection, compares=compares(config), progress=progress
+        )
     return config.stash[SUITE]
+
+
+def compares(config: pytest.Config) -> bool:
+    """Return whether the run is the nightly form, in which nothing passes that could not be judged."""
+    return bool(config.getoption("benchmark_compare"))
+
+
+def _accepts(config: pytest.Config) -> bool:
+    return bool(config.getoption("benchmark_save") or config.getoption("benchmark_autosave"))
+
+
+def _policy(config: pytest.Config) -> Policy:
+    name = config.getoption("gate_policy")
+    return policies.named(name or ("nightly" if _accepts(config) or compares(config) else "pr"))
 
 
 def stored_runs(config: pytest.Config) -> Path | None:
@@ -145,6 +190,15 @@ def _device_memory(config: pytest.Config, host: Host) -> int | None:
             "--find-max-batch on a CPU would fill the machine's memory; say what a rank is to have: --device-memory 1GB"
         )
     return None if text is None else bytes_of(text)
+
+
+def _plant(config: pytest.Config) -> str:
+    text: str = config.getoption("gate_plant") or ""
+    if text:
+        plant.parse(text)  # refused before anything runs
+        if _accepts(config) or config.getoption("benchmark_json"):
+            raise HarnessError(f"a run with the fault {text} planted is not stored: leave out what stores it")
+    return text
 
 
 def _data_root(root: Path | None, *, download: bool) -> Path | None:

@@ -10,20 +10,31 @@ from harness.anatomy.ceilings import best_busbw_bytes_per_s
 from harness.anatomy.links import fabric
 from harness.anatomy.roofline import roof
 from harness.case import Case
-from harness.report import budget, certificates, equivalence, fitting, forecast, memory, roofline, telemetry, terminal
+from harness.report import (
+    budget,
+    certificates,
+    equivalence,
+    fitting,
+    forecast,
+    memory,
+    roofline,
+    telemetry,
+    terminal,
+    verdicts,
+)
 from harness.results import Result
-from harness.suite import Suite
+from harness.suite import ACCEPT, Suite
 
 Section = tuple[str, Iterable[str]]
 
 
-def sections(suite: Suite, *, compared: bool, strike: Callable[[str], str]) -> Iterator[Section]:
+def sections(suite: Suite, *, strike: Callable[[str], str], full: bool = False) -> Iterator[Section]:
     """Yield title and lines of each section that has something to say.
 
     Args:
         suite: the run.
-        compared: whether there was a stored run to compare with.
         strike: strikes a figure through.
+        full: whether cases without anything to say are told one by one too.
     """
     if suite.outcomes or suite.out_of_memory:
         yield (
@@ -34,9 +45,21 @@ def sections(suite: Suite, *, compared: bool, strike: Callable[[str], str]) -> I
                 metrics=suite.registry.metrics.values(),
                 profile=suite.profile,
                 host=suite.host,
-                compared=compared,
                 out_of_memory=suite.out_of_memory,
                 strike=strike,
+            ),
+        )
+    if suite.outcomes:
+        keeper = suite.pipeline.timekeeper
+        yield (
+            "the gate",
+            verdicts.render(
+                suite.outcomes,
+                policy=keeper.policy,
+                cost_s=keeper.sampler.cost_s,
+                said=keeper.said,
+                accept=ACCEPT,
+                full=full,
             ),
         )
     certifier, explainer = suite.pipeline.certifier, suite.pipeline.explainer

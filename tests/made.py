@@ -7,12 +7,15 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
+from harness.baselines import Baseline
 from harness.case import Case
 from harness.certificate import Certificate, Difference, Figure, Group, Played, Row, Slot, Watched
 from harness.host import Gpu, Host
 from harness.records.account import Account, Held
+from harness.records.samples import RankSamples, Samples
 from harness.records.trace import Call, RankTrace, TracedStep, packed
 from harness.results import EpochReport, Memory, RankReport, Result
+from harness.store import Stored
 
 GIB = 2**30
 
@@ -226,3 +229,43 @@ def made_account(**over: Any) -> Account:
         "ledger_s": (0.3, 0.2, 0.2, 0.2),
     }
     return Account(**(facts | over))
+
+
+def made_samples(*, slower: float = 1.0, ranks: int = 1, rounds: int = 4, **over: Any) -> Samples:
+    """Return a process whose case takes 10 ms a step times `slower`, the plain loop 8 ms, and each kernel 1 ms.
+
+    Each round has one step and the same times, so that the case takes 1.25 of the same work, unless it is slower.
+    """
+    rank = RankSamples(
+        case_us=(round(10_000 * slower),) * rounds,
+        plain_us=(8_000,) * rounds,
+        convolution_us=(1_000,) * rounds,
+        product_us=(1_000,) * rounds,
+        collective_us=(500,) * rounds if ranks > 1 else (),
+    )
+    facts: dict[str, Any] = {
+        "stage": "screen",
+        "started_unix_s": 1_700_000_000.0,
+        "wall_s": 2.0,
+        "settled_after": 3,
+        "steps": 1,
+        "references": {"plain": "p", "machine": "m"},
+        "ranks": (rank,) * ranks,
+    }
+    return Samples(**(facts | over))
+
+
+def made_baseline(*level: Result, **over: Any) -> Baseline:
+    """Return what a case is held to: these stored runs, newest first, each of them certified and passed."""
+    stored = (
+        Stored(
+            where=f"2-core-made/{len(level) - place:04}_accepted.json",
+            result=result,
+            reference=None,
+            certificate=made_certificate(result.case_id),
+            verdict="passed",
+        )
+        for place, result in enumerate(level)
+    )
+    note = "" if level else "no stored run of 2-core-made holds it"
+    return Baseline(**({"level": tuple(stored), "note": note} | over))

@@ -9,7 +9,7 @@ import pytest
 from harness.certificate import Collective
 from harness.gate.exact import compare
 from harness.gate.limits import judge, with_exact
-from tests.made import made_account, made_certificate, made_result
+from tests.made import made_account, made_certificate, made_report, made_result
 
 REDUCED = Collective(backend="gloo", kind="all_reduce", type="fp32", calls=3, elements=11_173_962)
 CERTIFICATE = replace(made_certificate(), collectives=(REDUCED,))
@@ -23,7 +23,7 @@ def _compare(*, result=RESULT, certificate=CERTIFICATE, baseline=RESULT, baselin
 def test_what_is_the_same_is_no_change():
     found = _compare()
     assert (found.changes, found.versions) == ((), ())
-    verdict = judge(RESULT, None, baseline=RESULT, baseline_reference=None, metrics=())
+    verdict = judge(RESULT, level=[RESULT], metrics=())
     assert with_exact(verdict, found) == verdict
 
 
@@ -51,7 +51,7 @@ def test_what_is_the_same_is_no_change():
 def test_one_call_or_element_more_is_a_regression(collectives, changes):
     found = _compare(certificate=replace(CERTIFICATE, collectives=collectives))
     assert found.changes == changes
-    verdict = with_exact(judge(RESULT, None, baseline=RESULT, baseline_reference=None, metrics=()), found)
+    verdict = with_exact(judge(RESULT, level=[RESULT], metrics=()), found)
     assert verdict.word == "regressed"
 
 
@@ -75,9 +75,28 @@ def test_with_other_versions_a_change_is_said_and_does_not_fail():
     newer = replace(RESULT, versions=RESULT.versions | {"torch": "2.16.0", "fairscale": "1"})
     found = _compare(result=newer, certificate=replace(CERTIFICATE, collectives=()))
     assert found.versions == ("fairscale none -> 1", "torch 2.15.0 -> 2.16.0")
-    verdict = with_exact(judge(RESULT, None, baseline=RESULT, baseline_reference=None, metrics=()), found)
+    verdict = with_exact(judge(RESULT, level=[RESULT], metrics=()), found)
     assert (verdict.word, verdict.exact) == ("passed", found)
 
 
 def test_what_one_run_did_not_look_at_is_not_compared():
     assert _compare(result=replace(RESULT, accounts=()), baseline_certificate=None).changes == ()
+
+
+def test_parameters_and_steps_are_held_exactly():
+    few = replace(RESULT, ranks=(made_report(parameters=10, trained_parameters=9, epochs=RESULT.lead.epochs[:1]),))
+    assert _compare(result=few).changes == (
+        "parameters: 11,181,642 -> 10",
+        "trained parameters: 11,181,642 -> 9",
+        "steps of the epochs: 2, 2 -> 2",
+    )
+    unknown = replace(RESULT, ranks=(made_report(parameters=None, trained_parameters=None, epochs=()),))
+    assert _compare(result=unknown).changes == _compare(baseline=unknown).changes == ()
+
+
+def test_another_backend_or_kind_of_device_is_not_held_to_what_is_its_own():
+    nccl = replace(CERTIFICATE, collectives=(replace(REDUCED, backend="nccl", calls=1),))
+    assert _compare(certificate=nccl).changes == ()
+    assert _compare(certificate=replace(nccl, collectives=())).changes != ()
+    on_gpu = replace(RESULT, ranks=(made_report(device="cuda:0"),), accounts=(made_account(flops=7),))
+    assert _compare(result=on_gpu).changes == ()

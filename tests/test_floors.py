@@ -13,7 +13,7 @@ HARNESS = Path(__file__).parents[1] / "harness"
 FLOORS = (
     # words
     {"errors", "source"},
-    {"records", "units"},
+    {"records", "units", "plant"},
     {"case", "results", "certificate"},
     # contracts
     {"plugins"},
@@ -26,9 +26,11 @@ FLOORS = (
     {"worker"},
     # parent
     {"host", "store", "gate", "anatomy", "sampling"},
-    {"launchers"},
+    {"launchers", "baselines"},
     # flow
-    {"feasible", "certifier", "explainer"},
+    {"proof"},
+    {"feasible", "certifier", "explainer", "sampler"},
+    {"timekeeper"},
     {"ranks"},
     {"pipeline"},
     # what a person reads of the flow's outcomes
@@ -37,7 +39,7 @@ FLOORS = (
     {"commands"},
     {"__main__"},
     # pytest
-    {"recording", "selection"},
+    {"recording", "selection", "vanished"},
     {"suite"},
     {"fixtures", "summary"},
     {"pytest_plugin"},

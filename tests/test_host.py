@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -161,3 +162,101 @@ def test_looking_imports_no_torch():
     code = "import sys; from harness.host import probe; probe(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+X86 = """processor\t: 0
+cpu family\t: 6
+model\t\t: 143
+model name\t: Intel(R) Xeon(R) Processor @ 2.70GHz
+stepping\t: {stepping}
+microcode\t: 0x1
+cpu MHz\t\t: {mhz}
+cache size\t: 107520 KB
+flags\t\t: fpu vme {flag}
+
+processor\t: 1
+model name\t: another
+"""
+ARM = "processor\t: 0\nBogoMIPS\t: 243.75\nCPU architecture: 8\nCPU part\t: 0xd40\nCPU revision\t: 1\n"
+
+
+@pytest.fixture
+def cpuinfo(driver, monkeypatch, tmp_path):
+    """Return a function that probes a machine whose processor tells this of itself."""
+
+    def probe(text: str) -> hosts.Host:
+        driver(absent=True)
+        (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr(hosts, "_CPUINFO", tmp_path / "cpuinfo")
+        return hosts.probe()
+
+    return probe
+
+
+def test_the_processor_is_told_by_what_decides_its_speed(cpuinfo):
+    found = cpuinfo(X86.format(stepping=8, mhz="2700.000", flag="hypervisor"))
+    assert found.cpu == "Intel(R) Xeon(R) Processor @ 2.70GHz"
+    assert found.processor == {
+        "family": "6",
+        "model": "143",
+        "stepping": "8",
+        "cache": "107520 KB",
+        "hypervisor": "yes",
+    }
+    assert cpuinfo(X86.format(stepping=8, mhz="1", flag="")).processor["hypervisor"] == "no"
+    assert cpuinfo(ARM).processor == {"family": "8", "model": "0xd40", "stepping": "1"}
+    assert cpuinfo("").processor == {}
+
+
+def test_the_digest_is_the_hardwares_and_not_the_moments(cpuinfo):
+    first = cpuinfo(X86.format(stepping=8, mhz="2700.000", flag="hypervisor"))
+    assert cpuinfo(X86.format(stepping=8, mhz="800.000", flag="hypervisor")).hardware_digest == first.hardware_digest
+    assert re.fullmatch("[0-9a-f]{16}", first.hardware_digest)
+    same_name = [
+        cpuinfo(X86.format(stepping=9, mhz="2700.000", flag="hypervisor")),
+        cpuinfo(X86.format(stepping=8, mhz="2700.000", flag="ht")),
+    ]
+    assert {one.name for one in same_name} == {first.name}
+    assert len({one.hardware_digest for one in (first, *same_name)}) == 3
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"cpu": "Made(R) CPU @ 3.00GHz"},
+        {"cores": (0, 1, 2)},
+        {"memory_bytes": 16 * GIB},
+        {"processor": {"cache": "1024 KB"}},
+        {"gpus": made_host(gpus=1).gpus},
+    ],
+)
+def test_each_fact_about_the_hardware_changes_the_digest(over):
+    assert replace(made_host(), **over).hardware_digest != made_host().hardware_digest
+
+
+def test_software_changes_no_hardware_and_is_told_apart():
+    one, two = made_host(gpus=1), made_host(gpus=1, driver="575.2", versions={"torch": "2.16.0"})
+    assert one.hardware_digest == two.hardware_digest
+    assert one.hardware["gpus"] == "NVIDIA RTX A6000 of 48 GiB"
+    assert one.software == {"python": "3.11.7", "torch": "2.15.0", "driver": "570"}
+    assert two.software == {"torch": "2.16.0", "driver": "575"}
+    assert "driver" not in made_host().software
+
+
+@pytest.mark.parametrize(
+    ("usable_gib", "installed"),
+    [
+        (0.3, 1),
+        (7.6, 8),
+        (8, 8),
+        (15.4, 16),
+        (23.54, 24),
+        (23.4, 24),
+        (62.7, 64),
+        (251.6, 256),
+        (503.5, 512),
+        (1007, 1024),
+    ],
+)
+def test_memory_is_what_is_installed_whatever_the_kernel_keeps(usable_gib, installed):
+    assert made_host(memory_bytes=int(usable_gib * GIB)).hardware["memory"] == f"{installed} GiB"

@@ -1,4 +1,4 @@
-"""From a case to its verdict: what is run once and shared, what is never compared, where a reference comes from."""
+"""From a case to its verdict: what is run once and shared, what it is held to, where a reference comes from."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from harness.baselines import Baseline
 from harness.case import Case
 from harness.errors import DataError, WorkerFailed
-from harness.pipeline import reference_of
+from harness.gate.timing import TimeVerdict
+from harness.pipeline import Pipeline, reference_of
 from harness.plugins import Model
+from harness.recording import told_seconds
 from harness.store import Stored
-from tests.made import made_certificate
+from harness.timekeeper import Timekeeper
+from tests.made import made_baseline, made_certificate, made_result, made_samples
 
 
 def _case(strategy: str, gpus: int = 2) -> Case:
@@ -38,19 +42,19 @@ def test_every_strategy_is_scored_on_every_image_alike(pipeline):
 
 def test_a_case_is_run_once_and_its_reference_shared(pipeline):
     case = _case("zero1")
-    outcome = pipeline.run(case, baseline=None)
+    outcome = pipeline.run(case)
     assert outcome.verdict.word == "new"
     assert outcome.reference is pipeline.measure(reference_of(case))
-    assert pipeline.run(case, baseline=None).result is outcome.result
+    assert pipeline.run(case).result is outcome.result
 
 
 def test_the_reference_is_its_own_reference(pipeline):
-    outcome = pipeline.run(reference_of(_case("zero1")), baseline=None)
+    outcome = pipeline.run(reference_of(_case("zero1")))
     assert outcome.reference is outcome.result
 
 
 def test_a_case_is_certified_before_it_is_measured(pipeline):
-    outcome = pipeline.run(_case("zero1"), baseline=None)
+    outcome = pipeline.run(_case("zero1"))
     assert outcome.certificate.granted
     assert outcome.certificate is pipeline.certificate(_case("zero1"))
     assert pipeline.certificate(_case("fsdp1")).key != outcome.certificate.key
@@ -70,7 +74,7 @@ def test_a_case_without_a_certificate_is_measured_but_has_no_speedup_and_no_verd
     case = _case("zero1")
     refused = made_certificate(case.id, causes=("the gradient is halved",))
     monkeypatch.setitem(pipeline.certifier.known, case, refused)
-    outcome = pipeline.run(case, baseline=None)
+    outcome = pipeline.run(case)
     assert (outcome.verdict.word, outcome.reference, outcome.certificate) == ("uncertified", None, refused)
     assert outcome.result is pipeline.measure(case)
 
@@ -79,7 +83,7 @@ def test_a_reference_without_a_certificate_gives_no_speedup(pipeline, monkeypatc
     case = _case("zero1")
     refused = made_certificate(reference_of(case).id, causes=("the gradient is halved",))
     monkeypatch.setitem(pipeline.certifier.known, reference_of(case), refused)
-    outcome = pipeline.run(case, baseline=None)
+    outcome = pipeline.run(case)
     assert (outcome.verdict.word, outcome.reference) == ("new", None)
     assert outcome.reference_note == "the reference tiny_net-ddp-1gpu-bs4 has no certificate"
 
@@ -99,20 +103,122 @@ def test_further_seeds_are_trained_alike_for_their_accuracy(pipeline, monkeypatc
     assert results["ddp"].lead.loss == plain.lead.loss, "the first seed is that of a run without more"
 
 
-def test_a_stored_run_of_another_machine_or_set_up_is_not_compared(pipeline):
+@pytest.fixture
+def held(pipeline, monkeypatch):
+    """Return a function that runs a case of one rank against a level: what it measured itself, and what is given."""
+
+    def run(time=None, **over):
+        case = _case("ddp", gpus=1)
+        stored = Stored(
+            where="2-core-made/0001_accepted.json",
+            result=replace(pipeline.measure(case), **over),
+            reference=None,
+            certificate=pipeline.certificate(case),
+            verdict="passed",
+        )
+        monkeypatch.setattr(pipeline, "baseline", lambda case: Baseline(level=(stored,)))
+        if time is not None:
+            monkeypatch.setattr(Timekeeper, "verdict", lambda self, case: time)
+        return pipeline.run(case)
+
+    return run
+
+
+def test_a_case_is_held_to_its_level_and_what_it_was_held_to_is_told(held):
+    outcome = held(TimeVerdict(word="passed"))
+    assert (outcome.verdict.word, outcome.verdict.exact, outcome.verdict.portable) == ("passed", None, ())
+    assert [finding.word for finding in outcome.verdict.findings] == ["passed"] * 2
+    assert outcome.baseline.newest.where == "2-core-made/0001_accepted.json"
+
+
+@pytest.mark.parametrize("time", ["regressed", "unresolved", "improved"])
+def test_the_verdict_on_its_time_is_part_of_a_cases_verdict(held, time):
+    assert held(TimeVerdict(word=time)).verdict.word == time
+
+
+def test_a_figure_without_noise_that_differs_is_a_regression_whatever_the_time_says(held, pipeline):
+    ranks = tuple(replace(rank, parameters=7) for rank in pipeline.measure(_case("ddp", gpus=1)).ranks)
+    verdict = held(TimeVerdict(word="passed"), ranks=ranks).verdict
+    assert verdict.word == "regressed"
+    assert verdict.exact.changes[0].startswith("parameters: 7 -> ")
+
+
+def test_a_level_without_samples_leaves_the_time_unresolved(held):
+    verdict = held().verdict
+    assert verdict.word == "unresolved"
+    assert verdict.time.reasons == (
+        "the stored runs hold no samples of its time: accept a run of your own with --benchmark-save",
+    )
+
+
+def test_where_ranks_share_cores_the_rest_is_judged_and_the_time_is_not(held, pipeline, monkeypatch):
+    pipeline.measure(_case("ddp", gpus=1))
+    monkeypatch.setattr(Pipeline, "_shared", lambda self, case: True)
+    verdict = held(TimeVerdict(word="regressed")).verdict
+    assert (verdict.word, verdict.time, verdict.note) == ("passed", None, "timing not gated: ranks shared cores")
+
+
+def test_a_machine_of_other_hardware_under_the_same_name_is_incomparable(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline, "baseline", lambda case: Baseline(incomparable=True, note="of other hardware"))
+    assert pipeline.run(_case("ddp", gpus=1)).verdict.word == "incomparable"
+
+
+def test_a_new_case_is_held_to_what_another_machine_knows_of_it(pipeline, monkeypatch):
     case = _case("ddp", gpus=1)
     own = pipeline.measure(case)
-    for other, said in ((replace(own, host="another"), "another machine"), (replace(own, identity="0"), "set-up")):
-        outcome = pipeline.run(case, baseline=Stored(where="0001_x.json", result=other, reference=None))
-        assert outcome.verdict.word == "new"
-        assert said in outcome.reference_note
-    same = pipeline.run(case, baseline=Stored(where="0001_x.json", result=own, reference=own))
-    assert same.verdict.word == "passed"
+    other = Stored(
+        where="4-core-other/0001_accepted.json",
+        result=replace(own, host="4-core-other", ranks=tuple(replace(rank, parameters=7) for rank in own.ranks)),
+        reference=None,
+        certificate=pipeline.certificate(case),
+        verdict="new",
+    )
+    monkeypatch.setattr(pipeline, "baseline", lambda case: Baseline(others=(other,)))
+    verdict = pipeline.run(case).verdict
+    assert verdict.word == "regressed"
+    assert "(stored in 4-core-other/0001_accepted.json, equal versions)" in verdict.portable[0]
+
+
+def test_the_time_is_sampled_of_what_has_a_level_or_will_be_stored(pipeline, monkeypatch):
+    asked = []
+    case, reference = _case("zero1", gpus=1), _case("ddp", gpus=1)
+    level = {case: made_baseline(made_result(case.id, samples=(made_samples(),)), made_result(case.id))}
+    asked.append(pipeline.levels([case]))
+    monkeypatch.setattr(pipeline, "options", replace(pipeline.options, stored=True))
+    asked.append(pipeline.levels([case]))
+    monkeypatch.setattr(pipeline, "baseline", lambda case: level.get(case, made_baseline()))
+    asked.append(pipeline.levels([case]))
+    monkeypatch.setattr(pipeline, "options", replace(pipeline.options, stored=False))
+    asked.append(pipeline.levels([case]))
+    # Runs of the level that hold no samples are none; the reference of the speedup is sampled with its case.
+    runs = [(made_samples(),)]
+    assert asked == [{}, {case: [], reference: []}, {case: runs, reference: []}, {case: runs}]
+
+
+def test_cases_whose_ranks_share_cores_are_not_sampled(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline, "options", replace(pipeline.options, stored=True))
+    monkeypatch.setattr(Pipeline, "_shared", lambda self, case: case.gpu_count > 1)
+    assert [*pipeline.levels([_case("zero1")])] == [reference_of(_case("zero1"))]
+
+
+def test_processes_are_told_as_seconds_at_the_speed_that_the_level_began_with(held, pipeline, monkeypatch):
+    """So that a slower machine looks no slower to pytest-benchmark, and a slower case does."""
+    case = _case("ddp", gpus=1)
+    samples = [made_samples(), made_samples(slower=1.2)]
+    monkeypatch.setitem(pipeline.timekeeper.sampler.taken, case, samples)
+    first = held().result
+    assert (first.samples, first.plain_s) == (tuple(samples), pytest.approx(0.008))
+    assert told_seconds(first) == pytest.approx([0.010, 0.012])
+    later = held(plain_s=0.016).result
+    assert later.plain_s == 0.016
+    assert told_seconds(later) == pytest.approx([0.020, 0.024])
+    without = pipeline.measure(case)
+    assert told_seconds(without) == without.step_s
 
 
 def test_a_reference_that_is_to_come_from_a_stored_run_is_not_run(make_pipeline, tmp_path):
     pipeline = make_pipeline(reference="baseline", baselines=tmp_path)
-    outcome = pipeline.run(_case("ddp"), baseline=None)
+    outcome = pipeline.run(_case("ddp"))
     assert outcome.reference is None
     assert "no stored run holds the reference tiny_net-ddp-1gpu-bs4" in outcome.reference_note
     pipeline.close()

@@ -12,7 +12,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.results import Memory
-from harness.store import pack
+from harness.store import pack, sealed
 from tests.made import GIB, made_certificate, made_report, made_result
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def _stored(case_id, *, gib=0.5, ms=200, causes=(), certified=True, **over):
         for rank in range(gpus)
     ]
     certificate = made_certificate(case_id, causes=causes) if certified else None
-    packed = pack(made_result(case_id, *ranks, **over), None, certificate)
+    packed = pack(made_result(case_id, *ranks, **over), None, certificate, verdict="passed")
     return {"fullname": case_id, "stats": {"mean": ms / 1e3}, "extra_info": packed}
 
 
@@ -46,7 +46,7 @@ def recommend(tmp_path, capsys):
 
     def run(*options, cases=CASES, text=None):
         file = tmp_path / "0001_accepted.json"
-        file.write_text(json.dumps({"benchmarks": cases}) if text is None else text)
+        file.write_text(json.dumps(sealed({"benchmarks": cases})) if text is None else text)
         try:
             code = main(["recommend", str(file), *options])
         except SystemExit as left:  # argparse leaves this way
@@ -186,7 +186,7 @@ def test_every_line_fits_into_eighty_columns(recommend):
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     file = tmp_path / "0001_accepted.json"
-    file.write_text(json.dumps({"benchmarks": CASES}))
+    file.write_text(json.dumps(sealed({"benchmarks": CASES})))
     out, write = os.pipe()
     os.close(out)
     command = [sys.executable, "-m", "harness", "recommend", str(file)]

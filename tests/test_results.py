@@ -13,6 +13,7 @@ from harness import results
 from harness.errors import StoreError
 from harness.records.account import Account
 from harness.records.ceilings import Ceilings, Loaded
+from harness.records.samples import RankSamples, Samples
 from harness.records.telemetry import GpuReading, Telemetry
 from harness.records.trace import RankTrace
 from harness.results import EpochReport, Failure, Memory, RankReport, Repeat, Result, result_from_json, result_to_json
@@ -69,6 +70,26 @@ REPORT_FIELDS = {
     "extra": NAMED,
 }
 REPORTS = st.builds(RankReport, **REPORT_FIELDS)
+MICROS = st.lists(COUNTS, max_size=3).map(tuple)
+RANK_SAMPLES = st.builds(
+    RankSamples,
+    case_us=st.just((10_000, 11_000)),
+    plain_us=MICROS,
+    convolution_us=MICROS,
+    product_us=MICROS,
+    collective_us=MICROS,
+)
+SAMPLES = st.builds(
+    Samples,
+    stage=st.sampled_from(["screen", "confirm"]),
+    started_unix_s=FIGURES,
+    wall_s=FIGURES,
+    settled_after=st.none() | COUNTS,
+    steps=COUNTS,
+    references=st.dictionaries(TEXTS, TEXTS, max_size=2),
+    ranks=st.lists(RANK_SAMPLES, min_size=1, max_size=2).map(tuple),
+    watched=st.none(),
+)
 RESULT_FIELDS = {
     "case_id": TEXTS,
     "profile": TEXTS,
@@ -88,6 +109,9 @@ RESULT_FIELDS = {
     "ranks": st.lists(
         st.builds(RankReport, **(REPORT_FIELDS | {"step_s": st.just((0.5,))})), min_size=1, max_size=2
     ).map(tuple),
+    "samples": st.lists(SAMPLES, max_size=2).map(tuple),
+    "plain_s": st.none() | FIGURES,
+    "hardware": TEXTS,
 }
 st.register_type_strategy(float, FIGURES)  # a record holds no NaN
 st.register_type_strategy(str, TEXTS)

@@ -1,10 +1,11 @@
-"""Stored runs: written whole or not at all, never replaced, and refused by name when they are none."""
+"""Stored runs: sealed, written whole or not at all, never replaced, and refused by name when they are not what was."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -20,16 +21,22 @@ CASE = "resnet18-ddp-2gpu-bs8"
 STATS = {"min": 0.2, "max": 0.2, "mean": 0.2, "stddev": 0.0, "median": 0.2, "rounds": 4, "data": [0.2] * 4}
 
 
-def _benchmark(case_id=CASE, reference=None, certificate=None, **over):
+def _benchmark(case_id=CASE, reference=None, certificate=None, verdict="passed", **over):
     """Return one benchmark as pytest-benchmark stores it; certified, unless another certificate is given."""
-    held = store.pack(made_result(case_id, **over), reference, certificate or made_certificate(case_id))
+    certificate = certificate or made_certificate(case_id)
+    held = store.pack(made_result(case_id, **over), reference, certificate, verdict=verdict)
     name = f"test_train[{case_id}]"
     fullname = f"benches/test_classification.py::{name}"
     return {"name": name, "fullname": fullname, "group": None, "params": {}, "extra_info": held, "stats": dict(STATS)}
 
 
 def _run(*benchmarks):
-    return {"machine_info": {"node": "made"}, "commit_info": {}, "benchmarks": list(benchmarks), "version": "5.3.1"}
+    return {
+        "machine_info": {"node": "2-core-made"},
+        "commit_info": {},
+        "benchmarks": list(benchmarks),
+        "version": "5.3.1",
+    }
 
 
 @pytest.fixture
@@ -58,6 +65,7 @@ def test_runs_are_numbered_in_the_hosts_folder_and_come_back(storage, folder):
         result=made_result(CASE, profile="nightly"),
         reference=None,
         certificate=made_certificate(CASE),
+        verdict="passed",
     )
 
 
@@ -103,46 +111,179 @@ def test_a_file_in_the_place_of_the_folder_is_told(storage, folder):
     assert folder.read_text() == "no folder"
 
 
+WHOLE_RUN = _run(_benchmark())
+SEALED = store.sealed(WHOLE_RUN)
+TEXT = json.dumps(SEALED)
+
+
+def _edited(old, new):
+    assert TEXT.count(old) == 1
+    return TEXT.replace(old, new).encode()
+
+
+def _resealed(change):
+    """Return a run that was changed before it was sealed."""
+    run = copy.deepcopy(WHOLE_RUN)
+    change(run["benchmarks"][0])
+    return json.dumps(store.sealed(run)).encode()
+
+
+def _without_seal(**over):
+    return json.dumps({key: value for key, value in (SEALED | over).items() if key != store.SEAL}).encode()
+
+
+def _set_schema(bench):
+    bench["extra_info"][store.KEY]["result"]["schema_version"] = 2
+
+
+def _drop_verdict(bench):
+    del bench["extra_info"][store.KEY]["verdict"]
+
+
 WRONG_FILES = {
-    "empty": b"",
-    "truncated": json.dumps(_run(_benchmark())).encode()[:-40],
-    "foreign": b'{"results": []}',
-    "list": b"[1, 2]",
-    "number": b"3",
-    "no list": b'{"benchmarks": 3}',
-    "no benchmarks": b'{"benchmarks": ["a", "b"]}',
-    "no name": b'{"benchmarks": [{"name": "a"}]}',
-    "name no text": b'{"benchmarks": [{"fullname": 3}]}',
-    "no stats": b'{"benchmarks": [{"fullname": "a::b", "name": "b", "extra_info": {}}]}',
-    "bytes": b"\xff\xfe\x00",
-    "deep": b"[" * 200_000,
-    "deep tables": b'{"benchmarks":' * 100_000,
-    "long number": b'{"benchmarks": ' + b"9" * 5000 + b"}",
+    "empty": (b"", "is truncated: it ends within its JSON, after 0 bytes"),
+    "truncated": (TEXT.encode()[:-200], "is truncated: it ends within its JSON, after"),
+    "truncated behind a table": (TEXT.encode()[: TEXT.rindex("}, ") + 1], "is truncated"),
+    "truncated in a text": (TEXT.encode()[: TEXT.index("fullname") + 4], "is truncated"),
+    "text": (b"no JSON at all", "is no JSON"),
+    "bytes": (b"\xff\xfe\x00", "is no stored run ('utf-8' codec"),
+    "list": (b"[1, 2]", "is no stored run: it holds no table"),
+    "number": (b"3", "is no stored run: it holds no table"),
+    "deep": (b"[" * 200_000, "nested too deeply"),
+    "deep tables": (b'{"benchmarks":' * 100_000, "nested too deeply"),
+    "long number": (b'{"benchmarks": ' + b"9" * 5000 + b"}", "is no stored run"),
+    "NaN": (_edited('"wall_s": 6.5', '"wall_s": NaN'), "holds NaN, which no measurement is"),
+    "infinite": (_edited('"wall_s": 6.5', '"wall_s": Infinity'), "holds Infinity, which no"),
+    "negative infinite": (_edited('"wall_s": 6.5', '"wall_s": -Infinity'), "holds -Infinity, which no"),
+    "read as infinite": (_edited('"wall_s": 6.5', '"wall_s": 1e999'), "is no stored run (Out of range float"),
+    "foreign": (b'{"results": []}', "has no list of benchmarks"),
+    "no list": (b'{"benchmarks": 3}', "has no list of benchmarks"),
+    "no benchmarks": (b'{"benchmarks": ["a", "b"]}', "benchmark 0 has no name"),
+    "name no text": (b'{"benchmarks": [{"fullname": 3}]}', "benchmark 0 has no name"),
+    "no stats": (b'{"benchmarks": [{"fullname": "a::b", "name": "b", "extra_info": {}}]}', "a::b has no mean"),
+    "no seal": (_without_seal(), "has no seal: an older suite wrote it, or something else"),
+    "seal of nothing": (_edited(f'"{SEALED[store.SEAL]}"', "null"), "was changed after it was written"),
+    "one digit": (_edited('"wall_s": 6.5', '"wall_s": 6.4'), "was changed after it was written"),
+    "one word": (_edited('"verdict": "passed"', '"verdict": "Passed"'), "was changed after it was written"),
+    "more": (_edited('{"machine_info"', '{"added": 1, "machine_info"'), "was changed after it was written"),
+    "schema": (_resealed(_set_schema), "of schema 2, and this suite reads schema 1; delete it and record again"),
+    "no verdict": (
+        _resealed(_drop_verdict),
+        f"holds benches/test_classification.py::test_train[{CASE}] without a verdict",
+    ),
 }
 
 
-@pytest.mark.parametrize("content", WRONG_FILES.values(), ids=WRONG_FILES)
-def test_a_file_that_is_no_stored_run_is_refused_by_name_and_the_others_stay(storage, folder, content):
+@pytest.mark.parametrize(("content", "said"), WRONG_FILES.values(), ids=WRONG_FILES)
+def test_a_file_that_is_not_what_was_written_is_refused_in_its_own_words_and_none_is_touched(
+    storage, folder, content, said
+):
     storage.save(_run(_benchmark()), "a")
     (folder / "0002_b.json").write_bytes(content)
+    held = {path: path.read_bytes() for path in folder.iterdir()}
+    for refused in (
+        lambda: list(storage.load()),
+        lambda: list(storage.load("0002")),
+        lambda: store.read_run(folder / "0002_b.json"),
+    ):
+        with pytest.raises(StoreError) as error:
+            refused()
+        assert str(error.value).startswith(f"{folder}/0002_b.json ")
+        assert said in str(error.value)
+        assert str(error.value).endswith("record again with --benchmark-save")
+    assert len(list(storage.load("0001"))) == 1
+    assert {path: path.read_bytes() for path in folder.iterdir()} == held
+
+
+def test_any_one_byte_that_is_changed_is_seen(folder):
+    """Except between figures, and where the same figure is spelled otherwise."""
+    folder.mkdir(parents=True)
+    file = folder / "0001_a.json"
+    text = json.dumps(SEALED, separators=(",", ":"))
+    file.write_text(text)
+    store.read_run(file)
+    for place in range(0, len(text), 97):
+        file.write_text(text[:place] + ("7" if text[place] != "7" else "8") + text[place + 1 :])
+        # Two writes within one tick of the file system's clock are one time to it.
+        os.utime(file, ns=(place, place))
+        with pytest.raises(StoreError):
+            store.read_run(file)
+
+
+def test_both_ways_of_writing_are_sealed_and_the_layout_does_not_matter(storage, folder, tmp_path):
+    storage.save(WHOLE_RUN, "a")
+    wide = tmp_path / "run.json"
+    wide.write_text(json.dumps(dict(reversed(SEALED.items())), indent=4))
+    assert store.read_run(wide) == store.read_run(folder / "0001_a.json") == SEALED
+    # Sealed once more, as where both pytest-benchmark's hook and the storage do it, nothing changes.
+    assert store.sealed(SEALED) == SEALED
+
+
+def test_what_json_cannot_hold_is_sealed_as_it_is_written(storage, folder):
+    odd = WHOLE_RUN | {"odd": {1: (math.pi, object), "text": "\u00fc\ud800"}}
+    storage.save(odd, "a")
+    assert store.read_run(folder / "0001_a.json")["odd"]["1"][0] == math.pi
+
+
+@pytest.mark.parametrize("figure", [math.nan, math.inf, -math.inf])
+def test_a_figure_that_is_no_number_is_not_stored(storage, folder, figure):
+    with pytest.raises(StoreError, match="this run is not stored, for a figure in it is no number"):
+        storage.save(WHOLE_RUN | {"odd": [figure]}, "a")
+    assert not folder.exists() or _names(folder) == []
+
+
+def test_a_file_is_parsed_once_until_it_changes(storage, folder, monkeypatch):
+    storage.save(_run(_benchmark()), "a")
+    file = folder / "0001_a.json"
+    read = []
+    plain = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: read.append(self) or plain(self, *a, **k))
+    list(storage.load())
+    list(storage.load("0001"))
+    assert store.read_run(file)
+    assert len(read) == 1
+    os.utime(file, ns=(1, 1))
+    assert store.read_run(file)
+    assert len(read) == 2
+
+
+def test_a_run_in_another_hosts_folder_is_refused_with_where_it_belongs(storage, folder, monkeypatch):
+    storage.save(_run(_benchmark()), "a")
+    other = _run(_benchmark()) | {"machine_info": {"node": "4-core-other"}}
+    (folder / "0002_b.json").write_text(json.dumps(store.sealed(other)))
     with pytest.raises(
-        StoreError, match=r"0002_b\.json is no stored run .*; restore it from version control or delete"
+        StoreError,
+        match=r"0002_b\.json was recorded on '4-core-other' and lies among the runs of '2-core-made': "
+        r"move it to baselines/4-core-other/",
     ):
         list(storage.load())
-    with pytest.raises(StoreError, match=r"0002_b\.json is no stored run"):
-        list(storage.load("0002"))
     assert len(list(storage.load("0001"))) == 1
+    # A file that is named where it lies is anybody's.
+    elsewhere = folder.parents[1] / "run.json"
+    (folder / "0002_b.json").rename(elsewhere)
+    assert [path for path, _ in storage.load(str(elsewhere))] == [elsewhere]
+    monkeypatch.chdir(elsewhere.parent)
+    assert [path for path, _ in storage.load("run.json")] == [elsewhere]
 
 
 def test_a_file_that_cannot_be_read_is_refused(folder):
     (folder / "0001_a.json").mkdir(parents=True)
-    with pytest.raises(StoreError, match=r"0001_a\.json is no stored run \(IsADirectoryError"):
+    with pytest.raises(StoreError, match=r"0001_a\.json cannot be read \(Is a directory\)"):
         store.read_run(folder / "0001_a.json")
+    with pytest.raises(StoreError, match=r"0002_a\.json cannot be read \(No such file or directory\)"):
+        store.read_run(folder / "0002_a.json")
 
 
 @pytest.mark.parametrize("extra", [{}, {"other": 3}])
 def test_a_benchmark_of_somebody_elses_is_no_case(extra):
     assert store.unpack(_benchmark() | {"extra_info": extra}, where="here") is None
+
+
+def test_a_record_without_a_verdict_is_refused():
+    with pytest.raises(StoreError, match=r"^0001_a\.json holds no verdict"):
+        benchmark = copy.deepcopy(_benchmark())
+        _drop_verdict(benchmark)
+        store.unpack(benchmark, where="0001_a.json")
 
 
 @pytest.mark.parametrize(
@@ -185,59 +326,11 @@ def test_whatever_stands_in_a_records_place_is_taken_or_refused(place, value):
         assert str(refused).startswith("0001_a.json holds ")
 
 
-def _mapping(*runs):
-    """Return runs as pytest-benchmark keeps them to compare with: oldest first, benchmarks by full name."""
-    return {Path(f"{number:04}_run.json"): {b["fullname"]: b for b in run} for number, run in enumerate(runs, 1)}
-
-
-def test_the_newest_run_that_holds_the_test_is_recalled():
-    other = "resnet18-zero1-2gpu-bs8"
-    runs = _mapping([_benchmark(profile="old")], [_benchmark(profile="new")], [_benchmark(other)])
-    found = store.recall(runs, _benchmark()["fullname"])
-    assert (found.where, found.result.profile) == ("0002_run.json", "new")
-    assert store.recall(runs, "benches/test_classification.py::test_train[unknown]") is None
-    assert store.recall({}, _benchmark()["fullname"]) is None
-
-
-def test_the_newest_record_of_an_identity_is_found_be_it_a_case_or_a_reference(storage, folder):
-    reference = made_result("resnet18-ddp-1gpu-bs8", profile="as reference", identity="wanted")
-    storage.save(_run(_benchmark("resnet18-ddp-1gpu-bs8", identity="wanted", profile="oldest")), "a")
-    storage.save(_run(_benchmark(), _benchmark("resnet18-zero1-2gpu-bs8", reference=reference)), "b")
-    storage.save(_run(_benchmark("resnet18-ddp-1gpu-bs8", identity="of other settings")), "c")
-    found = store.newest(folder, case_id="resnet18-ddp-1gpu-bs8", identity="wanted")
-    assert (found.where, found.result) == ("0002_b.json", reference)
-    assert store.newest(folder, case_id="resnet18-ddp-1gpu-bs8", identity="unknown") is None
-    assert store.newest(folder, case_id="resnet18-ddp-4gpu-bs8", identity="wanted") is None
-    assert store.newest(folder / "none", case_id=CASE, identity="wanted") is None
-
-
-def test_a_record_without_a_certificate_is_no_reference(storage, folder):
-    identity = f"identity of {CASE}"
-    storage.save(_run(_benchmark(profile="certified")), "a")
-    refused = made_certificate(CASE, causes=("the gradient is divided by the 2 ranks twice",))
-    storage.save(_run(_benchmark(certificate=refused, profile="refused")), "b")
-    older = _benchmark(profile="stored before there were certificates")
-    del older["extra_info"][store.KEY]["certificate"]
-    storage.save(_run(older), "c")
-    assert store.newest(folder, case_id=CASE, identity=identity).result.profile == "certified"
-    (folder / "0001_a.json").unlink()
-    assert store.newest(folder, case_id=CASE, identity=identity) is None
-    # It still is a record to compare with.
-    assert store.unpack(older, where="here").certificate is None
-
-
 def test_a_certificate_that_is_damaged_is_refused_by_file():
     damaged = copy.deepcopy(_benchmark())
     damaged["extra_info"][store.KEY]["certificate"]["figures"] = 3
     with pytest.raises(StoreError, match=r"^0001_a\.json holds no valid certificate"):
         store.unpack(damaged, where="0001_a.json")
-
-
-def test_the_newest_records_search_refuses_a_damaged_file_that_it_meets(storage, folder):
-    storage.save(_run(_benchmark()), "a")
-    (folder / "0002_b.json").write_text('{"benchmarks": [')
-    with pytest.raises(StoreError, match=r"0002_b\.json is no stored run"):
-        store.newest(folder, case_id=CASE, identity=f"identity of {CASE}")
 
 
 def test_a_whole_result_stays_small_enough_to_be_stored():
@@ -246,6 +339,6 @@ def test_a_whole_result_stays_small_enough_to_be_stored():
     result = made_result(
         "resnet18-ddp-8gpu-bs8", *(made_report(rank, 8, step_s=times, loss=times) for rank in range(8))
     )
-    text = json.dumps(store.pack(result, None, made_certificate(result.case_id)))
+    text = json.dumps(store.pack(result, None, made_certificate(result.case_id), verdict="new"))
     assert len(text) < 500_000
     assert store.unpack({"extra_info": json.loads(text)}, where="here").result == result

@@ -14,7 +14,7 @@ from harness.profiles import Profile
 from harness.registry import discover
 from harness.report.terminal import plain_strike, render, skipped, terminal_strike
 from harness.results import EpochReport, Memory
-from tests.made import GIB, made_certificate, made_host, made_report, made_result
+from tests.made import GIB, made_baseline, made_certificate, made_host, made_report, made_result
 
 NAMES = ("step_time", "throughput", "speedup", "efficiency", "peak_memory", "loss", "accuracy", "map")
 METRICS = {name: discover().find("metrics", name) for name in NAMES}
@@ -32,10 +32,11 @@ def _outcome(case_id, *, reference=None, note="", word="passed", step_s=0.2, **o
         reference_note=note,
         verdict=Verdict(word=word),
         certificate=made_certificate(case_id, causes=causes),
+        baseline=made_baseline(),
     )
 
 
-def _render(*outcomes, extra=None, compared=False, strike=plain_strike) -> list[str]:
+def _render(*outcomes, extra=None, strike=plain_strike) -> list[str]:
     extra = {result.case_id: result for result in extra or ()}
     return list(
         render(
@@ -44,7 +45,6 @@ def _render(*outcomes, extra=None, compared=False, strike=plain_strike) -> list[
             metrics=METRICS.values(),
             profile=PROFILE,
             host=made_host(cores=2),
-            compared=compared,
             strike=strike,
         )
     )
@@ -78,7 +78,8 @@ def test_every_cell_is_its_metrics_own_figure():
     by_title = {metric.title: metric for metric in METRICS.values() if metric.name != "map"}
     for row, outcome in zip(rows, outcomes, strict=True):
         told = {title: metric.value(outcome.result, outcome.reference) for title, metric in by_title.items()}
-        assert row == {title: by_title[title].show(value) for title, value in told.items()}
+        shown = {title: by_title[title].show(value) for title, value in told.items()}
+        assert row == shown | {"verdict": "passed"}
     # And so that this test is not only the code said again:
     assert rows[1] == {
         "step": "300.0 ms",
@@ -88,6 +89,7 @@ def test_every_cell_is_its_metrics_own_figure():
         "peak mem": "0.500 GiB",
         "loss": "0.750",
         "accuracy": "87.5 %",
+        "verdict": "passed",
     }
 
 
@@ -96,7 +98,7 @@ def test_columns_stand_in_the_metrics_order_and_only_where_some_case_has_the_fig
     outcome = _outcome("fasterrcnn_r18-ddp-1gpu-bs4")
     outcome = replace(outcome, result=made_result("fasterrcnn_r18-ddp-1gpu-bs4", detector))
     ((row,),) = _tables(_render(outcome))
-    assert list(row) == ["case", "step", "images/s", "loss", "mAP"]
+    assert list(row) == ["case", "step", "images/s", "loss", "mAP", "verdict"]
     assert row["mAP"] == ".415"
 
 
@@ -122,7 +124,7 @@ def test_the_reference_is_named_and_stands_in_the_table_even_if_no_test_asked_fo
     reference = _outcome("resnet18-ddp-1gpu-bs8").result
     outcome = _outcome("resnet18-zero2-2gpu-bs8", reference=reference)
     of_another_model = _outcome("resnet50-ddp-1gpu-bs8").result
-    lines = _render(outcome, extra=[reference, of_another_model], compared=True)
+    lines = _render(outcome, extra=[reference, of_another_model])
     (rows,) = _tables(lines)
     assert [row["case"] for row in rows] == ["zero2-2gpu-bs8", "ddp-1gpu-bs8"]
     assert (rows[1]["speedup"], rows[1]["verdict"]) == ("1.00x", "reference")
@@ -135,11 +137,11 @@ def test_a_reference_that_a_test_asked_for_stands_there_once():
     assert len(rows) == 1
 
 
-def test_verdicts_are_shown_only_where_there_is_something_to_compare_with():
-    outcomes = [_outcome("resnet18-ddp-1gpu-bs8", word="improved"), _outcome("resnet18-ddp-2gpu-bs8", word="new")]
-    (rows,) = _tables(_render(*outcomes, compared=True))
-    assert [row["verdict"] for row in rows] == ["improved", "new"]
-    assert "verdict" not in _tables(_render(*outcomes))[0][0]
+def test_every_case_has_its_verdict_be_there_something_to_compare_with_or_not():
+    words = ("regressed", "incomparable", "unresolved", "improved", "passed", "new")
+    cases = [f"resnet18-ddp-2gpu-bs{1 << place}" for place in range(len(words))]
+    (rows,) = _tables(_render(*(_outcome(case, word=word) for case, word in zip(cases, words, strict=True))))
+    assert [row["verdict"] for row in rows] == [*words]
 
 
 def test_the_speed_of_a_case_that_is_not_certified_is_struck_through_and_nothing_else():
@@ -193,11 +195,10 @@ def test_notes_are_counted_not_repeated():
     assert "  another" in lines
 
 
-@pytest.mark.parametrize("compared", [False, True])
 @pytest.mark.parametrize(
     ("model", "step_s", "score"), [("resnet18", 0.98765, "accuracy"), ("fasterrcnn_r18", 9.8765, "map")]
 )
-def test_a_table_is_at_most_100_columns_wide(model, step_s, score, compared):
+def test_a_table_is_at_most_100_columns_wide(model, step_s, score):
     """With the longest name of a strategy, and figures as long as they become on a CPU."""
     longest = max(discover().strategies, key=len)
     facts = {
@@ -210,9 +211,9 @@ def test_a_table_is_at_most_100_columns_wide(model, step_s, score, compared):
         _outcome(case_id, reference=_outcome(f"{model}-ddp-1gpu-bs8").result, word="regressed"),
         result=made_result(case_id, *(made_report(rank, 4, **facts) for rank in range(4)), oversubscribed=True),
     )
-    lines = _render(outcome, compared=compared)
+    lines = _render(outcome)
     ((row,),) = _tables(lines)
-    assert len(row) == 8 + compared
+    assert len(row) == 9
     head = next(number for number, line in enumerate(lines) if line.startswith("case "))
     assert max(map(len, lines[head : head + 3])) <= 100
 

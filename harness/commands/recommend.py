@@ -70,13 +70,7 @@ def read(file: Path, registry: Registry) -> list[Candidate]:
         raise StoreError(f"{file} is a folder; name one of the files in it, for example 0001_accepted.json")
     if not file.exists():
         raise StoreError(f"there is no file {file}; stored runs are in baselines/<host>/")
-    try:
-        benchmarks = store.read_run(file)["benchmarks"]
-    except StoreError as error:
-        raise StoreError(
-            f"{file} is no stored run of this suite, or a damaged one ({error.__cause__}); name one that "
-            "pytest benches --benchmark-save wrote"
-        ) from error
+    benchmarks = store.read_run(file)["benchmarks"]
     stored = [one for one in (store.unpack(b, where=file.name) for b in benchmarks) if one is not None]
     if not stored:
         raise StoreError(f"{file} holds no case of this suite; store a run with pytest benches --benchmark-save")

@@ -1,4 +1,5 @@
-"""Figures that have no noise, held exactly to the stored ones: collectives, model state, operations. Pure.
+"""Figures that have no noise, held exactly to the stored ones: parameters, steps, collectives, model state, operations.
+Pure.
 
 They follow from the case and the libraries. So with equal versions any difference is a change of what the case does;
 with others it may be the library's, and is said without failing.
@@ -29,9 +30,15 @@ class Exact:
 def compare(
     result: Result, certificate: Certificate, *, baseline: Result, baseline_certificate: Certificate | None
 ) -> Exact:
-    """Return what differs exactly; what either run did not look at is not compared."""
-    changes = list(_collectives(certificate, baseline_certificate)) if baseline_certificate else []
-    if result.accounts and baseline.accounts:
+    """Return what differs exactly; what either run did not look at is not compared.
+
+    Nor is what another kind of device has otherwise for good reason: the collectives of another backend, and what lies
+    in a device's memory and runs on it.
+    """
+    changes = list(_counts(result, baseline))
+    if baseline_certificate and not _other_backend(certificate, baseline_certificate):
+        changes += _collectives(certificate, baseline_certificate)
+    if result.accounts and baseline.accounts and device_kind(result) == device_kind(baseline):
         changes += _accounts(result.accounts, baseline.accounts)
     ours, theirs = result.versions, baseline.versions
     names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
@@ -39,6 +46,26 @@ def compare(
         changes=tuple(changes),
         versions=tuple(f"{name} {theirs.get(name, 'none')} -> {ours.get(name, 'none')}" for name in names),
     )
+
+
+def device_kind(result: Result) -> str:
+    """Return the kind of device a case was trained on, such as `cpu`."""
+    return result.lead.device.partition(":")[0]
+
+
+def _counts(ours: Result, theirs: Result) -> Iterator[str]:
+    for name in ("parameters", "trained_parameters"):
+        now, before = getattr(ours.lead, name), getattr(theirs.lead, name)
+        if None not in (now, before) and now != before:
+            yield f"{name.replace('_', ' ')}: {before:,} -> {now:,}"
+    now, before = ([epoch.steps for epoch in one.lead.epochs] for one in (ours, theirs))
+    if now and before and now != before:
+        yield f"steps of the epochs: {', '.join(map(str, before))} -> {', '.join(map(str, now))}"
+
+
+def _other_backend(ours: Certificate, theirs: Certificate) -> bool:
+    now, before = ({call.backend for call in certificate.collectives} for certificate in (ours, theirs))
+    return bool(now and before and now != before)
 
 
 def _collectives(ours: Certificate, theirs: Certificate) -> Iterator[str]:

@@ -96,7 +96,9 @@ def _state_difference(evidence: Evidence) -> float:
     for name in sorted({name for rank in evidence.ranks for name in rank.slots} | set(theirs)):
         own = [rank.slots[name] for rank in evidence.ranks if name in rank.slots]
         if name not in theirs or not own:
-            return math.inf if (name in theirs and theirs[name].squares) or any(slot.squares for slot in own) else 0.0
+            if (name in theirs and theirs[name].squares) or any(slot.squares for slot in own):
+                return math.inf
+            continue  # one that is zero is as good as none
         digest = sum(slot.digest for slot in own) % 2**64
         if digest == evidence.copies * theirs[name].digest % 2**64:
             continue

@@ -37,6 +37,7 @@ ACCURACY = Metric(
     value=lambda result, reference: last_score(result, "accuracy"),
     show=lambda share: f"{100 * share:.1f} %",
     order=80,
+    layer="accuracy",
     limit=Limit(absolute=0.02),
     scores=InputKind.IMAGES,
     score=_score,

@@ -91,6 +91,7 @@ MEAN_AVERAGE_PRECISION = Metric(
     value=lambda result, reference: last_score(result, "map"),
     show=lambda share: f"{share:.3f}".lstrip("0"),
     order=80,
+    layer="accuracy",
     limit=Limit(absolute=0.03),
     scores=InputKind.DETECTION,
     score=_score,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from harness.case import Case
-from harness.plugins import Limit, Metric
+from harness.plugins import Metric
 from harness.results import Result
 
 
@@ -50,7 +50,6 @@ def _milliseconds(value: float) -> str:
     return f"{value * 1e3:.1f} ms"
 
 
-# Between processes a CPU's step time varies by 17 %, so a closer limit on one run against one would cry wolf.
 STEP_TIME = Metric(
     name="step_time",
     title="step",
@@ -61,7 +60,7 @@ STEP_TIME = Metric(
     show=_milliseconds,
     order=10,
     timed=True,
-    limit=Limit(relative=0.5),
+    layer="time",
 )
 THROUGHPUT = Metric(
     name="throughput",
@@ -84,7 +83,7 @@ SPEEDUP = Metric(
     show=lambda value: f"{value:.2f}x",
     order=30,
     timed=True,
-    limit=Limit(relative=0.4),
+    layer="time",
 )
 EFFICIENCY = Metric(
     name="efficiency",

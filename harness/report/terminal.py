@@ -44,7 +44,6 @@ def render(
     metrics: Iterable[Metric],
     profile: Profile,
     host: Host,
-    compared: bool,
     out_of_memory: Mapping[Case, str] = MappingProxyType({}),
     strike: Callable[[str], str] = plain_strike,
 ) -> Iterator[str]:
@@ -56,7 +55,6 @@ def render(
         metrics: all metrics; those with a value anywhere in a model's table get a column.
         profile: the profile of the run.
         host: the machine.
-        compared: whether there was a stored run to compare with.
         out_of_memory: cases that needed more memory than there was, and what they said.
         strike: strikes a figure through.
     """
@@ -83,8 +81,7 @@ def render(
             case = Case.parse(case_id)
             if case.model == model and case not in {row[0] for row in rows}:
                 rows.append((case, result, result, "reference"))
-        verdicts = compared or bool(full) or any(row[3] in ("uncertified", "mispredicted") for row in rows)
-        yield from _table(rows, ordered, full=full, verdicts=verdicts, strike=strike)
+        yield from _table(rows, ordered, full=full, strike=strike)
         yield from _notes(of_model)
         for text in full.values():
             yield from wrapped(f"  {text}")
@@ -95,12 +92,11 @@ def _table(
     metrics: Sequence[Metric],
     *,
     full: Iterable[Case],
-    verdicts: bool,
     strike: Callable[[str], str],
 ) -> Iterator[str]:
     values = [[metric.value(result, reference) for metric in metrics] for _, result, reference, _ in rows]
     shown = [i for i in range(len(metrics)) if any(row[i] is not None for row in values)]
-    head = ["case", *(metrics[i].title for i in shown)] + (["verdict"] if verdicts else [])
+    head = ["case", *(metrics[i].title for i in shown), "verdict"]
     cells = []
     for (case, result, _, word), row in zip(rows, values, strict=True):
         line = [_short(case) + _mark(result)]
@@ -111,12 +107,12 @@ def _table(
             if word == "uncertified" and metrics[i].timed and value is not None:
                 text = strike(text)
             line.append(text)
-        cells.append(line + ([word] if verdicts else []))
+        cells.append([*line, word])
     cells += [[_short(case), *("-" for _ in shown), "out of memory"] for case in full]
     # The rule is a row of its own: under a head of its own, tabulate makes every column two wider than it need be.
     widths = [max(map(_visible, column)) for column in zip(head, *cells, strict=True)]
     rule = ["-" * width for width in widths]
-    align = ["left", *("right" for _ in shown)] + (["left"] if verdicts else [])
+    align = ["left", *("right" for _ in shown), "left"]
     yield from tabulate([head, rule, *cells], tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
 
 
@@ -145,7 +141,7 @@ def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
         f"{_short(outcome.case)} ({'; '.join(why)})" for outcome in outcomes if (why := _disturbed(outcome.result))
     ]
     if disturbed:
-        yield from wrapped(f"  {_DISTURBED} disturbed, so its timing is not gated: {', '.join(disturbed)}")
+        yield from wrapped(f"  {_DISTURBED} disturbed while it was timed: {', '.join(disturbed)}")
     if any(outcome.result.oversubscribed for outcome in outcomes):
         yield f"  {_SHARED} more ranks than cores: it ran, but its timing says little and is not gated"
     if any(outcome.verdict.word == "uncertified" for outcome in outcomes):

@@ -18,7 +18,7 @@ from harness.job import Job
 from harness.plugins import BuiltModel, Dataset, Model, ModelSpec, Split, Strategy, Trainee, Workload, World
 from harness.registry import Registry
 from harness.results import EpochReport, Memory
-from harness.worker import options
+from harness.worker import faults, options
 from harness.worker.evaluation import average_buffers, evaluate
 from harness.worker.loading import TrainingData, ValidationData
 from harness.worker.process import Progress, ResidentPeak
@@ -37,6 +37,8 @@ class Context:
     phases: Callable[[str], AbstractContextManager[None]]
     progress: Progress
     registry: Registry = field(default=_NOTHING)
+    planted: dict[str, float] = field(default_factory=dict)
+    """What a planted fault came to."""
 
     @property
     def strategy(self) -> Strategy:
@@ -105,7 +107,10 @@ class Context:
 
     def shard(self, workload: Workload) -> Trainee:
         """Return the model as the strategy trains it."""
-        trainee = self.strategy.shard(workload, self.world)
+        if self.job.plant:
+            trainee = faults.shard(self.job.plant, self.strategy.shard, workload, self.world, self.planted)
+        else:
+            trainee = self.strategy.shard(workload, self.world)
         # Building consumed equal random numbers on every rank; from here each rank draws its own.
         torch.manual_seed(self.job.seed + 1 + self.world.rank)
         return trainee

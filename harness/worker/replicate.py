@@ -73,6 +73,7 @@ def replicate(context: Context) -> dict[str, Any]:
             "settled_after": settled_after,
             "steps": _STEPS,
             "references": frozen.digests(context),
+            "planted": context.planted,
         }
     }
 

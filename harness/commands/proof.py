@@ -1,0 +1,42 @@
+"""`proof`: writes the pages on the gate's error rates: simulated, and on recorded runs beside the field's rules."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.errors import StoreError
+from harness.proof import comparison, page
+
+NAME = "proof"
+HELP = "write docs/gate.md, the gate's simulated error rates, and docs/gate_rules.md, the field's rules beside it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where to write, and how much to simulate."""
+    parser.add_argument("--docs", type=Path, default=Path("docs"), metavar="DIR", help="folder (default: docs)")
+    parser.add_argument(
+        "--suites", type=int, default=300, metavar="N", help="simulated suites of each of 27 kinds; 40 ms each"
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("tests/data/gate_runs.json"),
+        metavar="FILE",
+        help="the recorded processes (default: tests/data/gate_runs.json)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write both pages.
+
+    Raises:
+        StoreError: the recorded processes are not there, or the folder cannot be written.
+    """
+    try:
+        arguments.docs.mkdir(exist_ok=True)
+        comparison.write_docs(arguments.docs / "gate_rules.md", arguments.runs)
+        page.write(arguments.docs / "gate.md", suites=arguments.suites)
+    except OSError as error:
+        raise StoreError(f"{error.filename}: {error.strerror}; run it in the folder of the project") from error
+    return 0

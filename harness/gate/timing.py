@@ -1,0 +1,242 @@
+"""Whether a case became slower or faster: the screen, the confirmation on fresh processes, and the verdict. Pure.
+
+The processes of a confirmation are fresh, but the stored ones and the state of the machine in this run are those of the
+screen. So a confirmation is no independent test: its p value is that of the confirmation *given* that the screen had
+found the case suspect, with the correlation that what both share makes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.gate import chance, detectable
+from harness.gate.contrasts import Contrasts, Timed, correlation, cut, gather, theta
+from harness.gate.observations import View
+from harness.gate.policy import FALSE_ALARMS, FALSE_ALARMS_OF_CASE, MOST_DISTURBED, Policy
+from harness.gate.screening import JUDGED, Screen, Suspect, moved, primary, suspects_of, tested
+
+TimeWord = Literal["passed", "regressed", "improved", "unresolved", "incomparable", "new"]
+
+_RATIOS: frozenset[View] = frozenset({"same work", "machine"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """A change in one view, relative: +.03 is 3 % more than the stored level."""
+
+    view: View
+    better: Literal["lower", "higher"]
+    """`higher` for the speedup alone, of which +.03 is good; of the others, which are times, it is bad."""
+    estimate: float
+    low: float
+    """Of the 95 % interval."""
+    high: float
+    mde: float
+    """The smallest true loss, without sign, that this view finds 99 times in 100, confirmation included."""
+    new_processes: int
+    stored_processes: int
+    stored_runs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeVerdict:
+    """What became of a case's time."""
+
+    word: TimeWord
+    effects: tuple[Effect, ...] = ()
+    """Of each view that could be compared, by the fresh processes where they were to confirm it."""
+    reasons: tuple[str, ...] = ()
+    """Why, a sentence each."""
+    unpaired: bool = True
+    """Whether the accepted code was measured in other runs, not beside this one."""
+    processes_needed: int | None = None
+    """Of the confirmation, until an unresolved case would show what the policy demands; None where no number would."""
+
+
+def screen(cases: Mapping[str, Timed]) -> Screen:
+    """Return which cases are to be confirmed, by the processes of the screen."""
+    return suspects_of(cases, gather(cases))
+
+
+def judge_time(cases: Mapping[str, Timed], policy: Policy) -> dict[str, TimeVerdict]:
+    """Return the verdict on the time of each case of a run.
+
+    A case is judged by its confirmation where it has one. Over all confirmed suspicions of a run a false regression has
+    a probability of at most `FALSE_ALARMS` (Holm, Scand. J. Stat. 6, 1979), in small runs `FALSE_ALARMS_OF_CASE` for
+    each case; and a false improvement too.
+    """
+    evidence = gather(cases)
+    found = suspects_of(cases, evidence)
+    alarms = min(FALSE_ALARMS, FALSE_ALARMS_OF_CASE * len(cases))
+    confirmed = {one for worse in (True, False) for one in _confirmed(cases, evidence, found, alarms, worse=worse)}
+    pending = {one.case for one in found.suspects if one.worse and one.view not in evidence[one.case].fresh}
+    return {
+        case: _verdict(case, timed, evidence[case], policy, alarms, confirmed, found, case in pending)
+        for case, timed in cases.items()
+    }
+
+
+def needs_more(cases: Mapping[str, Timed], policy: Policy, *, done: int) -> dict[str, int]:
+    """Return how many fresh processes to take next of each unresolved case that they would help, and of its base.
+
+    Twice as many each time.
+
+    What is unresolved depends on variances alone, never on the change that was found; so measuring again until the
+    variance is small does not raise the false alarms, and each look may spend them all.
+
+    Args:
+        cases: of the run, all that was measured so far among it.
+        policy: has the largest number of rounds.
+        done: rounds of measuring again that there were.
+    """
+    if done >= policy.max_rounds:
+        return {}
+    verdicts = judge_time(cases, policy).items()
+    wanted = [case for case, one in verdicts if one.word == "unresolved" and one.processes_needed is not None]
+    more = {base for case in wanted if (base := cases[case].base) is not None and base in cases}
+    return dict.fromkeys(sorted({*wanted, *more}), policy.confirm_processes * 2 ** (done + 1))
+
+
+def _confirmed(
+    cases: Mapping[str, Timed], evidence: Mapping[str, Contrasts], found: Screen, alarms: float, *, worse: bool
+) -> set[Suspect]:
+    """Return the suspicions of one direction that hold on fresh processes alone (Holm)."""
+    sign = 1 if worse else -1
+    p_values = {}
+    for case, own in evidence.items():
+        for view in tested(case, own, found):
+            one = Suspect(case=case, view=view, worse=worse)
+            if one in found.suspects:
+                p_values[one] = _p_value(one, cases[case], own, sign)
+            elif view == primary(own):
+                p_values[one] = chance.below(-own.fresh[view].z(sign))
+    held: set[Suspect] = set()
+    left = len(p_values)
+    for one, p_value in sorted(p_values.items(), key=lambda item: item[1]):
+        if p_value > alarms / left:
+            break
+        left -= 1
+        if sign * evidence[one.case].fresh[one.view].loss > theta(one.view, cases[one.case]):
+            held.add(one)
+    return held
+
+
+def _p_value(suspect: Suspect, timed: Timed, evidence: Contrasts, sign: int) -> float:
+    """Return how easily an unchanged case that the screen found suspect is confirmed as clearly."""
+    before, after = evidence.screen[suspect.view], evidence.fresh[suspect.view]
+    given = cut(suspect.view, before, theta(suspect.view, timed))
+    return chance.above_given(after.z(sign), given, correlation(before, after))
+
+
+def _verdict(
+    case: str,
+    timed: Timed,
+    evidence: Contrasts,
+    policy: Policy,
+    alarms: float,
+    confirmed: Collection[Suspect],
+    found: Screen,
+    pending: bool,
+) -> TimeVerdict:
+    if not timed.level:
+        return TimeVerdict(word="new")
+    if not timed.new:
+        return TimeVerdict(word="unresolved", reasons=("no process of this run measured it",))
+    effects = tuple(_effects(timed, evidence, policy, alarms, tested(case, evidence, found)))
+    changed = _changed_references(timed)
+    notes: tuple[str, ...] = ()
+    reasons: tuple[str, ...]
+    if changed:
+        notes = (f"the code of the reference {' and '.join(changed)} changed since: record the case again",)
+    elif lost := sorted(_RATIOS & _views(timed) - evidence.whole.keys()):
+        reasons = (f"no view of {' and '.join(lost)} any more: a figure is missing or zero",)
+        return TimeVerdict(word="unresolved", effects=effects, reasons=reasons)
+    if not _RATIOS & evidence.whole.keys():
+        return TimeVerdict(
+            word="incomparable", effects=effects, reasons=notes or ("no ratio to a reference is stored",)
+        )
+    worse = {one.view for one in confirmed if one.case == case and one.worse}
+    if doubts := tuple(_doubts(timed, evidence, slower="machine" in worse)):
+        again = policy.confirm_processes
+        return TimeVerdict(word="unresolved", effects=effects, reasons=doubts, processes_needed=again)
+    told = {effect.view: effect for effect in effects}
+    if "wall" in worse and "machine" in evidence.fresh and evidence.fresh["machine"].loss <= theta("wall", timed):
+        # Net of the kernels the tripwire is not reached; the machine view itself has the rest.
+        worse.remove("wall")
+        notes += ("its wall time rose, and that of the frozen kernels with it: the machine is slower, not the case",)
+    if worse:
+        reasons = tuple(_changed(told[view]) for view in JUDGED if view in worse)
+        return TimeVerdict(word="regressed", effects=effects, reasons=reasons)
+    if pending:
+        reasons = ("suspected of a change, and not measured again to confirm or to clear it",)
+        return TimeVerdict(
+            word="unresolved", effects=effects, reasons=reasons, processes_needed=policy.confirm_processes
+        )
+    if better := {one.view for one in confirmed if one.case == case and not one.worse}:
+        reasons = tuple(_changed(told[view]) for view in JUDGED if view in better)
+        return TimeVerdict(word="improved", effects=effects, reasons=reasons)
+    demanded = policy.sees(timed.ranks) + timed.budget
+    main = told[primary(evidence)]
+    if main.mde > demanded:
+        needed = detectable.needed(main.view, timed, evidence, policy, alarms, demanded)
+        reasons = (f"{main.view}: it must slow down by {main.mde:.1%} to be seen, and {demanded:.0%} is demanded",)
+        return TimeVerdict(word="unresolved", effects=effects, reasons=reasons, processes_needed=needed)
+    return TimeVerdict(word="passed", effects=effects, reasons=notes)
+
+
+def _changed(effect: Effect) -> str:
+    return (
+        f"{effect.view}: {effect.estimate:+.1%} (95 % interval {effect.low:+.1%} to {effect.high:+.1%}), "
+        f"{effect.new_processes} processes against {effect.stored_processes} of {effect.stored_runs} stored runs"
+    )
+
+
+def _views(timed: Timed) -> set[View]:
+    """Return those that any stored process holds."""
+    return {view for run in timed.level for one in run for view in one.views}
+
+
+def _changed_references(timed: Timed) -> list[str]:
+    ours, theirs = timed.new[0].references, [one.references for run in timed.level for one in run]
+    return [name for name, digest in ours.items() if all(one.get(name) != digest for one in theirs)]
+
+
+def _doubts(timed: Timed, evidence: Contrasts, *, slower: bool) -> Iterator[str]:
+    """Yield why nothing that was measured can be judged."""
+    count = len(timed.new)
+    unsettled = sum(not one.settled for one in timed.new)
+    if unsettled > MOST_DISTURBED * count:
+        yield f"{unsettled} of {count} processes did not settle in their warm-up"
+    disturbed = [one for one in timed.new if one.disturbed]
+    if len(disturbed) > MOST_DISTURBED * count:
+        yield f"{len(disturbed)} of {count} processes were disturbed: {disturbed[0].disturbed[0]}"
+    shift = moved(evidence)
+    # That a case slowed down with its plain loop says that the model did, or what both run on: no doubt, a finding.
+    if shift is not None and not (shift > 0 and slower):
+        yield f"the plain loop moved {math.expm1(shift):+.1%} against the kernels, though the code of both is frozen"
+
+
+def _effects(
+    timed: Timed, evidence: Contrasts, policy: Policy, alarms: float, confirmed: Collection[View]
+) -> Iterator[Effect]:
+    for view in JUDGED:
+        contrast = evidence.fresh[view] if view in confirmed else evidence.screen.get(view)
+        if contrast is None:
+            continue
+        half = chance.student(0.975, contrast.degrees) * contrast.error
+        sign = -1 if view == "speedup" else 1
+        low, high = sorted(math.expm1(sign * contrast.loss + side) for side in (-half, half))
+        yield Effect(
+            view=view,
+            better="higher" if view == "speedup" else "lower",
+            estimate=math.expm1(sign * contrast.loss),
+            low=low,
+            high=high,
+            mde=math.expm1(detectable.smallest(view, timed, evidence, policy, alarms, confirmed=view in confirmed)),
+            new_processes=contrast.new,
+            stored_processes=contrast.stored,
+            stored_runs=contrast.runs,
+        )

@@ -1,0 +1,150 @@
+"""How often the gate is wrong, in suites of a known truth: counts with exact bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from harness.gate.observations import View
+from harness.gate.policy import POLICIES, Policy
+from harness.gate.timing import TimeVerdict, judge_time
+from harness.proof.simulator import WORLDS, Rule, Suite, World, gate
+
+EFFECTS = (0.02, 0.03, 0.05, 0.10)
+"""Slowdowns that are planted, as shares."""
+CASES = 20
+"""Of a suite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Events among independent chances."""
+
+    events: int = 0
+    of: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.events + other.events, self.of + other.of)
+
+    @property
+    def rate(self) -> float:
+        """Events over chances; 0 without any."""
+        return self.events / self.of if self.of else 0.0
+
+    def bounds(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the exact interval of the rate (Clopper & Pearson, Biometrika 26, 1934); each bound holds alone."""
+        from scipy.stats import beta
+
+        low = float(beta.ppf(1 - confidence, self.events, self.of - self.events + 1)) if self.events else 0.0
+        high = float(beta.ppf(confidence, self.events + 1, self.of - self.events)) if self.events < self.of else 1.0
+        return low, high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What became of suites of one world, judged by one policy."""
+
+    policy: str
+    world: str
+    stored_runs: int
+    reds: Count
+    """Suites without a change in which a case regressed."""
+    false_alarms: Count
+    """Cases without a change that regressed, in those suites."""
+    false_improvements: Count
+    unresolved: Count
+    power: dict[float, Count]
+    """Slowed cases that regressed, by slowdown, in suites in which one case in five is slowed."""
+    coverage: dict[View, Count]
+    """95 % intervals of the screen that hold the truth, in suites without a change."""
+    mde: float
+    """Median of what the screen calls the smallest effect that is seen, in the view of the same work."""
+    processes: float
+    """Of a case without a change, on average."""
+
+
+def figures(seed: int, suites: int) -> Iterator[Rates]:
+    """Yield the rates of each policy in each world, with a young level and an old one.
+
+    Args:
+        seed: of everything random.
+        suites: without a change, for each; half as many have planted changes.
+    """
+    for policy in POLICIES.values():
+        for world in WORLDS:
+            for stored_runs in (1, 3, 10):
+                yield rates(
+                    policy, world, stored_runs=stored_runs, suites=suites, planted=max(1, suites // 2), seed=seed
+                )
+
+
+def rates(
+    policy: Policy, world: World, *, stored_runs: int, suites: int, planted: int, seed: int, rule: Rule = gate
+) -> Rates:
+    """Return the rates of one policy in one world.
+
+    Args:
+        policy: to judge by.
+        world: to draw from.
+        stored_runs: of the level, of five processes each.
+        suites: without a change.
+        planted: suites in which each of `EFFECTS` slows a case.
+        seed: of everything random.
+        rule: what is to be proved.
+    """
+    reds = alarms = improvements = unresolved = Count()
+    coverage: dict[View, Count] = {}
+    power = dict.fromkeys(EFFECTS, Count())
+    smallest: list[float] = []
+    processes = 0
+    unchanged = {f"case {number}": 0.0 for number in range(CASES)}
+    for number in range(suites):
+        suite = _suite(policy, world, stored_runs, (seed, 0, number), unchanged)
+        # Before the confirmation, which measures again just those cases whose interval leaves out the truth.
+        for verdict in judge_time(suite.cases, policy).values():
+            for shown in verdict.effects:
+                held = Count(shown.low <= 0 <= shown.high, 1)
+                coverage[shown.view] = coverage.get(shown.view, Count()) + held
+                if shown.view == "same work":
+                    smallest.append(shown.mde)
+        verdicts = rule(suite)
+        wrong = _count(verdicts, "regressed")
+        reds += Count(wrong.events > 0, 1)
+        alarms += wrong
+        improvements += _count(verdicts, "improved")
+        unresolved += _count(verdicts, "unresolved")
+        processes += sum(len(timed.new) for timed in suite.cases.values())
+    # The first case is the base of all speedups.
+    slowed = dict(zip(list(unchanged)[1:], EFFECTS, strict=False))
+    for number in range(planted):
+        changes = unchanged | {case: math.log1p(effect) for case, effect in slowed.items()}
+        verdicts = rule(_suite(policy, world, stored_runs, (seed, 1, number), changes))
+        for case, effect in slowed.items():
+            power[effect] += Count(verdicts[case].word == "regressed", 1)
+    return Rates(
+        policy=policy.name,
+        world=world.name,
+        stored_runs=stored_runs,
+        reds=reds,
+        false_alarms=alarms,
+        false_improvements=improvements,
+        unresolved=unresolved,
+        power=power,
+        coverage=coverage,
+        mde=sorted(smallest)[len(smallest) // 2] if smallest else math.nan,
+        processes=processes / (CASES * suites) if suites else math.nan,
+    )
+
+
+def _suite(
+    policy: Policy, world: World, stored_runs: int, seed: tuple[int, ...], changes: Mapping[str, float]
+) -> Suite:
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    return Suite(random=random, world=world, policy=policy, slowed=changes, stored_runs=stored_runs, stored_processes=5)
+
+
+def _count(verdicts: Mapping[str, TimeVerdict], word: str) -> Count:
+    return Count(sum(verdict.word == word for verdict in verdicts.values()), len(verdicts))

@@ -1,0 +1,175 @@
+"""What the gate says: why a case fails, with what to do about it, and at the end what became of all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
+
+from tabulate import tabulate
+
+from harness.anatomy import budget
+from harness.anatomy.budget import WORDS, Budget
+from harness.gate.policy import Policy
+from harness.gate.timing import Effect
+from harness.pipeline import Outcome
+from harness.report import certificates, memory
+from harness.report.terminal import wrapped
+
+_LEAST_GROWTH_S = 1e-4
+"""A part of the step that grew by less is not named as a cause."""
+
+
+def failure(outcome: Outcome, nodeid: str, *, accept: str) -> Iterator[str]:
+    """Yield why a case fails or could not be judged, what may be the cause, and the commands to go on with.
+
+    Args:
+        outcome: of the case.
+        nodeid: of its test.
+        accept: the options that make what was measured the new baseline.
+    """
+    verdict, case = outcome.verdict, outcome.case
+    if not outcome.certificate.granted:
+        yield from certificates.refusal(outcome.certificate)
+        yield _line("rerun", f'pytest "{nodeid}"')
+        return
+    if outcome.memory is not None and outcome.memory.causes:
+        yield f"{case}: its memory is not what {case.strategy} must keep"
+        yield from memory.notes(outcome.memory)
+        yield _line("rerun", f'pytest "{nodeid}" --accounted')
+        return
+    yield f"{case}: {_headline(outcome)}"
+    if verdict.time is not None:
+        yield from (_line("time", reason) for reason in verdict.time.reasons)
+        if verdict.time.word != "passed":
+            yield from _effects(verdict.time.effects)
+        if verdict.time.processes_needed is not None:
+            yield _line("needs", f"{verdict.time.processes_needed} processes of it would show what is demanded")
+    yield from (_line("figure", sentence) for sentence in _figures(outcome))
+    yield from (_line("cause", cause) for cause in causes(outcome))
+    if verdict.note:
+        yield _line("note", verdict.note)
+    yield from _baseline(outcome)
+    yield _line("rerun", f'pytest "{nodeid}" --benchmark-compare')
+    yield _line("accept", f'pytest "{nodeid}" {accept}')
+
+
+def causes(outcome: Outcome) -> Iterator[str]:
+    """Yield what else changed that may be why: exact figures, and where both runs were traced, parts of the step."""
+    exact = outcome.verdict.exact
+    if exact is not None:
+        yield from (f"exact figures: {change}" for change in exact.changes)
+        yield from (f"another version: {version}" for version in exact.versions)
+    yield from outcome.verdict.portable
+    newest = outcome.baseline.newest
+    if newest is not None and newest.result.traces and outcome.result.traces:
+        yield from _grown(
+            budget.mean(budget.budgets(newest.result.traces)), budget.mean(budget.budgets(outcome.result.traces))
+        )
+
+
+def render(
+    outcomes: Sequence[Outcome], *, policy: Policy, cost_s: float, said: Iterable[str], accept: str, full: bool
+) -> Iterator[str]:
+    """Yield the lines of the section: the verdicts counted, what is not plainly passed, and what could be seen.
+
+    Args:
+        outcomes: of all cases.
+        policy: by which the time was judged.
+        cost_s: seconds that the processes took.
+        said: what is odd about the run as a whole.
+        accept: the options that make what was measured the new baseline.
+        full: whether cases that passed are told one by one too.
+    """
+    counts = Counter(outcome.verdict.word for outcome in outcomes)
+    yield from wrapped(", ".join(f"{count} {word}" for word, count in counts.most_common()))
+    for note, count in Counter(o.baseline.note for o in outcomes if o.verdict.word in ("new", "incomparable")).items():
+        yield from wrapped(f"{note} ({count} case{'s' * (count > 1)}); to hold later runs to this one: {accept}")
+    timed = [outcome for outcome in outcomes if outcome.verdict.time is not None and outcome.result.samples]
+    if timed:
+        processes = sum(len(outcome.result.samples) for outcome in timed)
+        yield from wrapped(
+            f"policy {policy.name}: {processes} processes of {len(timed)} cases, {cost_s:.0f} s; "
+            "a case's step against the same work in a plain loop beside it"
+        )
+    yield from (line for sentence in said for line in wrapped(f"note: {sentence}"))
+    seen = [effect.mde for outcome in timed if (effect := _primary(outcome)) is not None]
+    if seen:
+        yield from wrapped(
+            f"a case sees a slowdown of {min(seen):.0%} to {max(seen):.0%}, half of them {median(seen):.0%} or less: "
+            "so large a one is found 99 times in 100, and fewer than 1 run in 100 reports one that is none"
+        )
+    told = [outcome for outcome in outcomes if full or outcome.verdict.word not in ("passed", "new")]
+    if told:
+        yield ""
+        head = ["case", "verdict", "step", "95 % interval", "sees"]
+        rows = map(_row, told)
+        yield from tabulate(rows, headers=head, tablefmt="simple", disable_numparse=True).splitlines()
+    for outcome in told:
+        if outcome.verdict.word != "passed" and (why := _why(outcome)):
+            yield from wrapped(f"  {outcome.case}: {'; '.join(why)}")
+
+
+def _primary(outcome: Outcome) -> Effect | None:
+    """Return the effect that a case's row shows."""
+    time = outcome.verdict.time
+    return next((one for one in time.effects if one.view in ("same work", "machine")), None) if time else None
+
+
+def _row(outcome: Outcome) -> list[str]:
+    effect = _primary(outcome)
+    return [
+        outcome.case.id,
+        outcome.verdict.word,
+        f"{effect.estimate:+.1%}" if effect else "n/a",
+        f"{effect.low:+.1%} to {effect.high:+.1%}" if effect else "n/a",
+        f"{effect.mde:.0%}" if effect else "n/a",
+    ]
+
+
+def _why(outcome: Outcome) -> list[str]:
+    time = outcome.verdict.time
+    return [*(time.reasons if time else ()), *_figures(outcome), *causes(outcome)]
+
+
+def _figures(outcome: Outcome) -> Iterator[str]:
+    for finding in outcome.verdict.findings:
+        if finding.word != "passed":
+            yield finding.sentence() + (", advisory" if finding.advisory else "")
+
+
+def _headline(outcome: Outcome) -> str:
+    word = outcome.verdict.word
+    if word == "new":
+        return "new: nothing is stored of it" + (f" ({outcome.baseline.note})" if outcome.baseline.note else "")
+    if word == "incomparable":
+        return f"incomparable: {outcome.baseline.note or 'what is stored of it cannot be compared'}"
+    return {"regressed": "regressed against the stored runs", "unresolved": "could not be judged"}.get(word, word)
+
+
+def _effects(effects: Iterable[Effect]) -> Iterator[str]:
+    for effect in effects:
+        yield _line(
+            effect.view,
+            f"{effect.estimate:+.1%}, 95 % interval {effect.low:+.1%} to {effect.high:+.1%}, sees {effect.mde:.1%}; "
+            f"{effect.new_processes} processes against {effect.stored_processes} of {effect.stored_runs} runs",
+        )
+
+
+def _grown(before: Budget, after: Budget) -> Iterator[str]:
+    for name, word in (WORDS | {"late_s": "waiting for a late rank"}).items():
+        was, is_ = getattr(before, name), getattr(after, name)
+        if was is not None and is_ is not None and is_ - was > max(_LEAST_GROWTH_S, 0.02 * before.step_s):
+            yield f"traced: {word} {1e3 * was:.1f} -> {1e3 * is_:.1f} ms a step"
+
+
+def _baseline(outcome: Outcome) -> Iterator[str]:
+    level = outcome.baseline.level
+    if level:
+        newest = level[0].result
+        runs = f", and {len(level) - 1} earlier of its level" if len(level) > 1 else ""
+        yield _line("baseline", f"{level[0].where}{runs}: {newest.host}, torch {newest.versions.get('torch', 'n/a')}")
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:9} {text}"

@@ -1,0 +1,108 @@
+"""Judges the time of all cases of a run together: the screen, the confirmation of suspects, and what is measured again.
+
+All of it comes before the first test, since a verdict may need the other cases: how noisy they are, whether the machine
+changed, how many were suspected.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.anatomy.telemetry import disturbance
+from harness.case import Case
+from harness.gate.contrasts import Timed
+from harness.gate.observations import Process, observe
+from harness.gate.policy import Policy
+from harness.gate.timing import TimeVerdict, judge_time, needs_more, screen
+from harness.records.samples import Samples
+from harness.sampler import Sampler
+
+Level = Sequence[Sequence[Samples]]
+"""Stored processes, by run."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Timekeeper:
+    """Has the verdicts on the time of a run's cases."""
+
+    sampler: Sampler
+    policy: Policy
+    base_of: Callable[[Case], Case]
+    """The case that a case's speedup is taken over."""
+    budget_s: float | None = None
+    """For the screen of a case; None leaves the number of processes to the policy."""
+    verdicts: dict[Case, TimeVerdict] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+    """What is odd about the run as a whole, a sentence each."""
+    _levels: dict[Case, Level] = field(default_factory=dict)
+
+    def run(self, levels: Mapping[Case, Level]) -> None:
+        """Measure and judge.
+
+        Args:
+            levels: what each case is held to, nothing for a new one; with the bases of speedups among them.
+        """
+        self._levels = dict(levels)
+        policy, take = self.policy, self.sampler.take
+        until_s = None if policy.screen_s is None or self.budget_s else time.monotonic() + policy.screen_s
+        take(self._first(), stage="screen", rounds_s=policy.rounds_s, until_s=until_s)
+        if self.budget_s:
+            take(self._within(self.budget_s), stage="screen", rounds_s=policy.rounds_s)
+        found = screen(self.cases())
+        self.said = found.said
+        suspects = {_case(name): policy.confirm_processes for name in found.confirm}
+        take(suspects, stage="confirm", rounds_s=policy.confirm_rounds_s)
+        again_s = policy.again_s if self.budget_s is None else self.budget_s * len(self._levels)
+        until_s, done = time.monotonic() + again_s, 0
+        while time.monotonic() < until_s and (more := needs_more(self.cases(), policy, done=done)):
+            again = {_case(name): count for name, count in more.items()}
+            take(again, stage="confirm", rounds_s=policy.confirm_rounds_s, until_s=until_s)
+            done += 1
+        judged = judge_time(self.cases(), policy)
+        self.verdicts = {case: judged[case.id] for case in self._levels if case.id in judged}
+
+    def verdict(self, case: Case) -> TimeVerdict | None:
+        """Return the verdict on a case's time; None where it was none of this run's to judge."""
+        if case not in self._levels:
+            return None
+        if failure := self.sampler.failed.get(case):
+            why = f"it could not be timed beside its references: {str(failure).splitlines()[0]}"
+            return TimeVerdict(word="unresolved", reasons=(why,))
+        if case not in self.verdicts:
+            why = f"its turn did not come within the {self.policy.screen_s:g} s of policy {self.policy.name}"
+            return TimeVerdict(word="unresolved", reasons=(f"{why}: name fewer cases, or give --gate-budget",))
+        return self.verdicts[case]
+
+    def cases(self) -> dict[str, Timed]:
+        """Return what is known of the time of each case that was measured, by its id."""
+        return {
+            case.id: Timed(
+                new=tuple(map(_observed, self.sampler.of(case))),
+                level=tuple(tuple(map(_observed, run)) for run in level),
+                group=f"{case.strategy} {case.gpu_count}",
+                base=self.base_of(case).id,
+            )
+            for case, level in self._levels.items()
+            if self.sampler.of(case)
+        }
+
+    def _first(self) -> dict[Case, int]:
+        return dict.fromkeys(self._levels, 1 if self.budget_s else self.policy.processes)
+
+    def _within(self, budget_s: float) -> dict[Case, int]:
+        """Return how many further processes of each case its budget pays for, by what the first one cost."""
+        return {
+            case: self.policy.within(budget_s, self.sampler.of(case)[0].wall_s).processes - 1
+            for case in self._levels
+            if self.sampler.of(case)
+        }
+
+
+def _observed(samples: Samples) -> Process:
+    return observe(samples, lambda one: disturbance(one.watched) if one.watched else ())
+
+
+def _case(name: str) -> Case:
+    return Case.parse(name)
