@@ -8,7 +8,9 @@ import random
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
+from harness import selftest
 from harness.anatomy import memory
 from harness.anatomy.fitting import Largest
 from harness.anatomy.memory import MemoryFigures
@@ -23,6 +25,7 @@ from harness.gate import portable
 from harness.gate.exact import compare
 from harness.gate.limits import Verdict, judge, with_exact, with_portable, with_time, worst
 from harness.gate.observations import plain_s
+from harness.gate.selftest import Selftest
 from harness.gate.timing import TimeVerdict
 from harness.host import Host
 from harness.metrics.timing import speedup
@@ -86,6 +89,7 @@ class Pipeline:
             policy=options.policy,
             base_of=reference_of,
             budget_s=options.gate_budget_s,
+            forbidden=selftest.forbids(_selftests(), host.hardware_digest),
         )
         self.explainer = Explainer(
             launch=self.ranks.launch, sampled=self.ranks.sampled, accounted=options.accounted, traced=options.traced
@@ -105,6 +109,17 @@ class Pipeline:
             for case in sorted(wanted, key=str)
         }
         return found if self.options.stored else {case: level for case, level in found.items() if level}
+
+    def selftest(self, cases: Iterable[Case]) -> Selftest:
+        """Hold unchanged cases to themselves, and keep what that says of this machine.
+
+        Raises:
+            StoreError: it cannot be kept.
+        """
+        found = self.timekeeper.selftest([case for case in dict.fromkeys(cases) if not self._shared(case)])
+        if found.cases:
+            selftest.keep(found, _selftests(), self.host.hardware_digest)
+        return found
 
     def baseline(self, case: Case) -> Baseline:
         """Return what is stored of a case, and why if it is nothing.
@@ -291,6 +306,10 @@ class Pipeline:
             ranks=tuple(reports),
             repeats=tuple(repeats),
         )
+
+
+def _selftests() -> Path:
+    return cache_folder() / "gate"
 
 
 def reference_of(case: Case) -> Case:

@@ -234,18 +234,22 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
     """Measure and judge the time of all cases before the first of them is told."""
     cases = [case for item in session.items if (case := case_of(item)) and not item.get_closest_marker("skip")]
     if cases and not session.config.getoption("collectonly"):
-        suite = suite_of(session.config)
-        if not suite.options.find_max_batch:
-            try:
-                levels = suite.pipeline.levels(cases)
-                reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-                if levels and reporter is not None:
-                    policy = suite.options.policy.name
-                    reporter.write_line(f"timing {len(levels)} cases before the first is told, by policy {policy}")
-                suite.pipeline.timekeeper.run(levels)
-            except HarnessError as error:
-                raise pytest.UsageError(str(error)) from error
+        try:
+            _keep_time(session.config, cases)
+        except HarnessError as error:
+            raise pytest.UsageError(str(error)) from error
     return (yield)
+
+
+def _keep_time(config: pytest.Config, cases: list[Case]) -> None:
+    suite = suite_of(config)
+    if config.getoption("gate_selftest"):
+        suite.selftest = suite.pipeline.selftest(cases)
+    elif not suite.options.find_max_batch and (levels := suite.pipeline.levels(cases)):
+        policy, reporter = suite.options.policy.name, config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"timing {len(levels)} cases before the first is told, by policy {policy}")
+        suite.pipeline.timekeeper.run(levels)
 
 
 @pytest.hookimpl(trylast=True)

@@ -23,6 +23,7 @@ from harness.feasible import why_not
 from harness.gate import policy as policies
 from harness.gate.limits import OPEN, Word
 from harness.gate.policy import Policy
+from harness.gate.selftest import Selftest
 from harness.host import Host
 from harness.pipeline import Outcome, Pipeline
 from harness.plugins import InputKind
@@ -54,6 +55,8 @@ class Suite:
     options: RunOptions
     outcomes: list[Outcome]
     selection: Selection = field(default_factory=Selection)
+    selftest: Selftest | None = None
+    """With --gate-selftest: what unchanged code said of this machine."""
     vanished: list[str] = field(default_factory=list)
     """Tests of stored cases that are no more, of those that were chosen; a run that is saved by name accepts them."""
     said: list[str] = field(default_factory=list)

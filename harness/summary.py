@@ -18,6 +18,7 @@ from harness.report import (
     forecast,
     memory,
     roofline,
+    selftest,
     telemetry,
     terminal,
     verdicts,
@@ -62,6 +63,8 @@ def sections(suite: Suite, *, strike: Callable[[str], str], full: bool = False) 
                 full=full,
             ),
         )
+    if suite.selftest is not None:
+        yield "this machine's noise", selftest.render(suite.selftest, policy=suite.options.policy)
     certifier, explainer = suite.pipeline.certifier, suite.pipeline.explainer
     if certifier.known:
         known = certifier.known.values()

@@ -15,6 +15,7 @@ from harness.case import Case
 from harness.gate.contrasts import Timed
 from harness.gate.observations import Process, observe
 from harness.gate.policy import Policy
+from harness.gate.selftest import LEAST_PROCESSES, Selftest, selftest
 from harness.gate.timing import TimeVerdict, judge_time, needs_more, screen
 from harness.records.samples import Samples
 from harness.sampler import Sampler
@@ -33,6 +34,8 @@ class Timekeeper:
     """The case that a case's speedup is taken over."""
     budget_s: float | None = None
     """For the screen of a case; None leaves the number of processes to the policy."""
+    forbidden: str = ""
+    """Why no time of this machine is judged; nothing where it is."""
     verdicts: dict[Case, TimeVerdict] = field(default_factory=dict)
     said: tuple[str, ...] = ()
     """What is odd about the run as a whole, a sentence each."""
@@ -45,6 +48,8 @@ class Timekeeper:
             levels: what each case is held to, nothing for a new one; with the bases of speedups among them.
         """
         self._levels = dict(levels)
+        if self.forbidden:
+            return
         policy, take = self.policy, self.sampler.take
         until_s = None if policy.screen_s is None or self.budget_s else time.monotonic() + policy.screen_s
         take(self._first(), stage="screen", rounds_s=policy.rounds_s, until_s=until_s)
@@ -63,10 +68,24 @@ class Timekeeper:
         judged = judge_time(self.cases(), policy)
         self.verdicts = {case: judged[case.id] for case in self._levels if case.id in judged}
 
+    def selftest(self, cases: Sequence[Case]) -> Selftest:
+        """Measure unchanged cases, and say whether their noise is what the gate takes it for."""
+        policy = self.policy
+        wanted = max(LEAST_PROCESSES, 2 * policy.processes)
+        self.sampler.take(dict.fromkeys(cases, wanted), stage="screen", rounds_s=policy.rounds_s)
+        seen = {case: self.sampler.of(case) for case in cases}
+        return selftest(
+            {case.id: [_observed(one) for one in processes] for case, processes in seen.items()},
+            {case.id: _group(case) for case in cases},
+            policy,
+        )
+
     def verdict(self, case: Case) -> TimeVerdict | None:
         """Return the verdict on a case's time; None where it was none of this run's to judge."""
         if case not in self._levels:
             return None
+        if self.forbidden:
+            return TimeVerdict(word="unresolved", reasons=(self.forbidden,))
         if failure := self.sampler.failed.get(case):
             why = f"it could not be timed beside its references: {str(failure).splitlines()[0]}"
             return TimeVerdict(word="unresolved", reasons=(why,))
@@ -81,7 +100,7 @@ class Timekeeper:
             case.id: Timed(
                 new=tuple(map(_observed, self.sampler.of(case))),
                 level=tuple(tuple(map(_observed, run)) for run in level),
-                group=f"{case.strategy} {case.gpu_count}",
+                group=_group(case),
                 base=self.base_of(case).id,
             )
             for case, level in self._levels.items()
@@ -102,6 +121,10 @@ class Timekeeper:
 
 def _observed(samples: Samples) -> Process:
     return observe(samples, lambda one: disturbance(one.watched) if one.watched else ())
+
+
+def _group(case: Case) -> str:
+    return f"{case.strategy} {case.gpu_count}"
 
 
 def _case(name: str) -> Case:

@@ -26,7 +26,7 @@ FLOORS = (
     {"worker"},
     # parent
     {"host", "store", "gate", "anatomy", "sampling"},
-    {"launchers", "baselines"},
+    {"launchers", "baselines", "selftest"},
     # flow
     {"proof"},
     {"feasible", "certifier", "explainer", "sampler"},

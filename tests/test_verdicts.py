@@ -61,7 +61,6 @@ def test_a_slower_case_tells_estimate_interval_what_it_sees_and_the_commands():
     earlier = made_result(CASE)
     assert _failure("regressed", time=SLOWER, baseline=made_baseline(earlier, earlier, earlier)) == [
         f"{CASE}: regressed against the stored runs",
-        "  time      same work: +5.2% and so on",
         "  same work +5.2%, 95 % interval +4.1% to +6.3%, sees 3.4%; 20 processes against 15 of 3 runs",
         "  machine   +4.8%, 95 % interval +2.0% to +8.0%, sees 9.0%; 20 processes against 15 of 3 runs",
         "  baseline  2-core-made/0003_accepted.json, and 2 earlier of its level: 2-core-made, torch 2.15.0",
@@ -222,8 +221,16 @@ def test_a_row_has_what_was_found_and_why():
     for why in ("all_reduce", "3 calls", "accuracy", "made words"):
         assert why in text
     lost = _timed("unresolved", effect=None, reasons=("no process of this run measured it",))
-    (row,) = [line for line in _render(lost) if line.startswith(CASE)]
-    assert row.split()[:5] == [CASE, "unresolved", "n/a", "n/a", "n/a"]
+    lines = _render(lost)
+    assert not any(line.startswith(CASE) for line in lines), "it has no figure that a row could show"
+    assert f"{CASE}: no process of this run measured it" in _text(lines)
+
+
+def test_a_reason_that_holds_for_many_cases_is_said_once():
+    names = [f"resnet18-{strategy}-1gpu-bs8" for strategy in ("ddp", "fsdp1", "fsdp2", "zero1")]
+    lines = _render(*(_timed("unresolved", name, effect=None, reasons=("its turn did not come",)) for name in names))
+    assert _text(lines).count("its turn did not come") == 1
+    assert "4 cases: its turn did not come" in _text(lines)
 
 
 @pytest.mark.parametrize("word", ["regressed", "unresolved", "incomparable", "mispredicted", "improved"])

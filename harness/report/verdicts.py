@@ -40,7 +40,8 @@ def failure(outcome: Outcome, nodeid: str, *, accept: str) -> Iterator[str]:
         return
     yield f"{case}: {_headline(outcome)}"
     if verdict.time is not None:
-        yield from (_line("time", reason) for reason in verdict.time.reasons)
+        if verdict.time.word not in ("regressed", "improved"):  # of these the effects say it all
+            yield from (_line("time", reason) for reason in verdict.time.reasons)
         if verdict.time.word != "passed":
             yield from _effects(verdict.time.effects)
         if verdict.time.processes_needed is not None:
@@ -99,15 +100,31 @@ def render(
             f"a case sees a slowdown of {min(seen):.0%} to {max(seen):.0%}, half of them {median(seen):.0%} or less: "
             "so large a one is found 99 times in 100, and fewer than 1 run in 100 reports one that is none"
         )
-    told = [outcome for outcome in outcomes if full or outcome.verdict.word not in ("passed", "new")]
+    told = [one for one in outcomes if full or _tells(one)]
     if told:
         yield ""
         head = ["case", "verdict", "step", "95 % interval", "sees"]
         rows = map(_row, told)
         yield from tabulate(rows, headers=head, tablefmt="simple", disable_numparse=True).splitlines()
-    for outcome in told:
-        if outcome.verdict.word != "passed" and (why := _why(outcome)):
-            yield from wrapped(f"  {outcome.case}: {'; '.join(why)}")
+    # What is true of many cases is said once.
+    reasons: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.verdict.word not in _PLAIN and (why := _why(outcome)):
+            reasons.setdefault("; ".join(why), []).append(outcome.case.id)
+    for reason, cases in reasons.items():
+        names = ", ".join(cases) if len(cases) <= _NAMED else f"{len(cases)} cases"
+        yield from wrapped(f"  {names}: {reason}")
+
+
+_PLAIN = ("passed", "new")
+_NAMED = 3
+"""More cases that one reason holds for are counted."""
+
+
+def _tells(outcome: Outcome) -> bool:
+    """Return whether a case has more to say than why its time was not looked at."""
+    word = outcome.verdict.word
+    return word not in _PLAIN and (word != "unresolved" or _primary(outcome) is not None)
 
 
 def _primary(outcome: Outcome) -> Effect | None:
