@@ -14,21 +14,17 @@ from harness import selftest
 from harness.anatomy import memory
 from harness.anatomy.fitting import Largest
 from harness.anatomy.memory import MemoryFigures
-from harness.anatomy.telemetry import disturbance
 from harness.baselines import Baseline, Baselines
 from harness.case import Case
 from harness.certificate import Certificate
 from harness.certifier import Certifier
 from harness.errors import HarnessError, WorkerFailed
 from harness.explainer import Explainer
-from harness.gate import portable
-from harness.gate.exact import compare
-from harness.gate.limits import Verdict, judge, with_exact, with_portable, with_time, worst
+from harness.gate.limits import Verdict, worst
 from harness.gate.observations import plain_s
 from harness.gate.selftest import Selftest
-from harness.gate.timing import TimeVerdict
 from harness.host import Host
-from harness.metrics.timing import speedup
+from harness.judging import judge_case
 from harness.profiles import Profile
 from harness.ranks import REFERENCE_STRATEGY, Ranks, RunOptions, Watch, cache_folder
 from harness.registry import Registry
@@ -145,7 +141,14 @@ class Pipeline:
         reference, note = self.reference(case) if certificate.granted else (None, "")
         strategy = self.registry.find("strategies", case.strategy)
         held = memory.figures(case, strategy, result.accounts) if result.accounts else None
-        verdict = self._verdict(case, result, reference, certificate, baseline)
+        verdict = judge_case(
+            result,
+            reference,
+            certificate,
+            baseline,
+            metrics=self.registry.metrics.values(),
+            time=None if self._shared(case) else self.timekeeper.verdict(case),
+        )
         if held is not None and held.causes:
             verdict = replace(verdict, word=worst([verdict.word, "mispredicted"]))
         if not certificate.granted:
@@ -160,30 +163,6 @@ class Pipeline:
             baseline=baseline,
             memory=held,
         )
-
-    def _verdict(
-        self, case: Case, result: Result, reference: Result | None, certificate: Certificate, baseline: Baseline
-    ) -> Verdict:
-        level = [stored.result for stored in baseline.level]
-        verdict = judge(result, level=level, metrics=self.registry.metrics.values())
-        if baseline.newest is not None:
-            stored = baseline.newest
-            exact = compare(result, certificate, baseline=stored.result, baseline_certificate=stored.certificate)
-            verdict = with_exact(verdict, exact)
-        elif baseline.incomparable:
-            verdict = replace(verdict, word="incomparable")
-        disturbed = disturbance(result.watched) if result.watched else ()
-        found = portable.compare(
-            result, certificate, speedup=speedup(result, reference), others=baseline.others, disturbed=disturbed
-        )
-        verdict = with_portable(verdict, found.causes)
-        if self._shared(case):
-            return replace(verdict, note="timing not gated: ranks shared cores")
-        time_verdict = self.timekeeper.verdict(case)
-        if time_verdict is None and level:
-            why = "the stored runs hold no samples of its time: accept a run of your own with --benchmark-save"
-            time_verdict = TimeVerdict(word="unresolved", reasons=(why,))
-        return verdict if time_verdict is None else with_time(verdict, time_verdict)
 
     def _with_samples(self, case: Case, result: Result, baseline: Baseline) -> Result:
         samples = self.timekeeper.sampler.of(case)

@@ -197,4 +197,6 @@ def test_a_case_that_is_not_certified_fails_and_its_speed_does_not_count(monkeyp
     assert "struck through: not certified to do the same training" in done.stdout
     assert "tiny_net-divided_twice-2gpu-bs8: not certified: it does not train as the reference does" in done.stdout
     assert "cause   the gradient is divided by the 2 ranks twice" in done.stdout
-    assert 'rerun   pytest "benches/test_classification.py::test_train[tiny_net-divided_twice-2gpu-bs8]"' in done.stdout
+    assert (
+        'rerun     pytest "benches/test_classification.py::test_train[tiny_net-divided_twice-2gpu-bs8]"' in done.stdout
+    )

@@ -30,7 +30,7 @@ FLOORS = (
     # flow
     {"proof"},
     {"feasible", "certifier", "explainer", "sampler"},
-    {"timekeeper"},
+    {"judging", "timekeeper"},
     {"ranks"},
     {"pipeline"},
     # what a person reads of the flow's outcomes
@@ -39,7 +39,7 @@ FLOORS = (
     {"commands"},
     {"__main__"},
     # pytest
-    {"recording", "selection", "vanished"},
+    {"command_line", "recording", "selection", "vanished"},
     {"suite"},
     {"fixtures", "summary"},
     {"pytest_plugin"},

@@ -152,7 +152,8 @@ def test_a_level_without_samples_leaves_the_time_unresolved(held):
 
 
 def test_where_ranks_share_cores_the_rest_is_judged_and_the_time_is_not(held, pipeline, monkeypatch):
-    pipeline.measure(_case("ddp", gpus=1))
+    shared = replace(pipeline.measure(_case("ddp", gpus=1)), oversubscribed=True)
+    monkeypatch.setattr(Pipeline, "measure", lambda self, case: shared)
     monkeypatch.setattr(Pipeline, "_shared", lambda self, case: True)
     verdict = held(TimeVerdict(word="regressed")).verdict
     assert (verdict.word, verdict.time, verdict.note) == ("passed", None, "timing not gated: ranks shared cores")
