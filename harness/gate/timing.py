@@ -182,7 +182,8 @@ def _verdict(
     main = told[primary(evidence)]
     if main.mde > demanded:
         needed = detectable.needed(main.view, timed, evidence, policy, alarms, demanded)
-        reasons = (f"{main.view}: it must slow down by {main.mde:.1%} to be seen, and {demanded:.0%} is demanded",)
+        seen = f"{main.mde:.1%}" if main.mde <= 1 else "over 100%"
+        reasons = (f"{main.view}: it must slow down by {seen} to be seen, and {demanded:.0%} is demanded",)
         return TimeVerdict(word="unresolved", effects=effects, reasons=reasons, processes_needed=needed)
     return TimeVerdict(word="passed", effects=effects, reasons=notes)
 

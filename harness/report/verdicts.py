@@ -97,7 +97,8 @@ def render(
     seen = [effect.mde for outcome in timed if (effect := _primary(outcome)) is not None]
     if seen:
         yield from wrapped(
-            f"a case sees a slowdown of {min(seen):.0%} to {max(seen):.0%}, half of them {median(seen):.0%} or less: "
+            f"a case sees a slowdown of {_sees(min(seen))} to {_sees(max(seen))}, half of them {_sees(median(seen))} or "
+            "less: "
             "so large a one is found 99 times in 100, and fewer than 1 run in 100 reports one that is none"
         )
     told = [one for one in outcomes if full or _tells(one)]
@@ -140,8 +141,12 @@ def _row(outcome: Outcome) -> list[str]:
         outcome.verdict.word,
         f"{effect.estimate:+.1%}" if effect else "n/a",
         f"{effect.low:+.1%} to {effect.high:+.1%}" if effect else "n/a",
-        f"{effect.mde:.0%}" if effect else "n/a",
+        _sees(effect.mde) if effect else "n/a",
     ]
+
+
+def _sees(mde: float) -> str:
+    return f"{mde:.0%}" if mde <= 1 else "over 100%"
 
 
 def _why(outcome: Outcome) -> list[str]:
