@@ -97,9 +97,8 @@ def render(
     seen = [effect.mde for outcome in timed if (effect := _primary(outcome)) is not None]
     if seen:
         yield from wrapped(
-            f"a case sees a slowdown of {_sees(min(seen))} to {_sees(max(seen))}, half of them {_sees(median(seen))} or "
-            "less: "
-            "so large a one is found 99 times in 100, and fewer than 1 run in 100 reports one that is none"
+            f"a case sees a slowdown of {_sees(min(seen))} to {_sees(max(seen))}, half of them {_sees(median(seen))} "
+            "or less: so large a one is found 99 times in 100, and fewer than 1 run in 100 reports one that is none"
         )
     told = [one for one in outcomes if full or _tells(one)]
     if told:
