@@ -12,29 +12,28 @@ from harness.gate import portable
 from harness.gate.exact import compare
 from harness.gate.limits import Verdict, judge, with_exact, with_portable, with_time
 from harness.gate.timing import TimeVerdict
-from harness.metrics.timing import speedup
 from harness.plugins import Metric
 from harness.results import Result
 
 
 def judge_case(
     result: Result,
-    reference: Result | None,
     certificate: Certificate,
     baseline: Baseline,
     *,
     metrics: Iterable[Metric],
     time: TimeVerdict | None,
+    speedup: float | None,
 ) -> Verdict:
     """Return the verdict on a result; whether it is certified and its memory is what is predicted is not looked at.
 
     Args:
         result: of the case.
-        reference: that its speedup is taken against.
         certificate: of the case.
         baseline: what it is held to.
         metrics: all of them.
         time: the verdict of the time layer; None where there is none.
+        speedup: by processes of the time layer; None without.
     """
     level = [stored.result for stored in baseline.level]
     verdict = judge(result, level=level, metrics=metrics)
@@ -45,9 +44,7 @@ def judge_case(
     elif baseline.incomparable:
         verdict = replace(verdict, word="incomparable")
     disturbed = disturbance(result.watched) if result.watched else ()
-    found = portable.compare(
-        result, certificate, speedup=speedup(result, reference), others=baseline.others, disturbed=disturbed
-    )
+    found = portable.compare(result, certificate, speedup=speedup, others=baseline.others, disturbed=disturbed)
     verdict = with_portable(verdict, found.causes)
     if result.oversubscribed:
         return replace(verdict, note="timing not gated: ranks shared cores")

@@ -143,11 +143,11 @@ class Pipeline:
         held = memory.figures(case, strategy, result.accounts) if result.accounts else None
         verdict = judge_case(
             result,
-            reference,
             certificate,
             baseline,
             metrics=self.registry.metrics.values(),
             time=None if self._shared(case) else self.timekeeper.verdict(case),
+            speedup=self.timekeeper.speedup(case),
         )
         if held is not None and held.causes:
             verdict = replace(verdict, word=worst([verdict.word, "mispredicted"]))

@@ -6,14 +6,16 @@ changed, how many were suspected.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from harness.anatomy.telemetry import disturbance
 from harness.case import Case
 from harness.gate.contrasts import Timed
-from harness.gate.observations import Process, observe
+from harness.gate.observations import Process, machine, observe
 from harness.gate.policy import Policy
 from harness.gate.selftest import LEAST_PROCESSES, Selftest, selftest
 from harness.gate.timing import TimeVerdict, judge_time, needs_more, screen
@@ -93,6 +95,19 @@ class Timekeeper:
             why = f"its turn did not come within the {self.policy.screen_s:g} s of policy {self.policy.name}"
             return TimeVerdict(word="unresolved", reasons=(f"{why}: name fewer cases, or give --gate-budget",))
         return self.verdicts[case]
+
+    def speedup(self, case: Case) -> float | None:
+        """Return a case's throughput over its base's, both against the kernels beside them; None without processes.
+
+        Single steps of short runs differ by more than any bound on a speedup could allow.
+        """
+        base = self.base_of(case)
+        own, theirs = (
+            [seen.mean for one in self.sampler.of(of) if (seen := machine(one)) is not None] for of in (case, base)
+        )
+        if not own or not theirs:
+            return None
+        return case.global_batch_size / base.global_batch_size * math.exp(fmean(theirs) - fmean(own))
 
     def cases(self) -> dict[str, Timed]:
         """Return what is known of the time of each case that was measured, by its id."""

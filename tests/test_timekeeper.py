@@ -13,6 +13,7 @@ from harness.gate.policy import named
 from harness.pipeline import reference_of
 from harness.timekeeper import Timekeeper
 from tests.fake_ranks import WALL_S, Clock, FakeRanks
+from tests.made import made_samples
 
 BASE = Case(model="net", strategy="ddp", gpu_count=1, batch_size=8)
 CASES = [BASE, *(replace(BASE, strategy=name) for name in ("fsdp1", "fsdp2", "zero1", "zero2", "zero3"))]
@@ -189,3 +190,13 @@ def test_what_is_odd_about_the_run_as_a_whole_is_said(judged):
     _, keeper = judged(slower=dict.fromkeys(CASES[1:], 1.2))
     assert keeper.said
     assert keeper.said[0].startswith("5 of 6 cases seem slower than the same work beside them")
+
+
+def test_a_speedup_is_told_by_processes_alone(judged):
+    _, keeper = judged()
+    two = replace(BASE, gpu_count=2)
+    assert keeper.speedup(two) is None, "it was not measured"
+    keeper.sampler.taken[BASE] = [made_samples(), made_samples()]
+    keeper.sampler.taken[two] = [made_samples(slower=1.25, ranks=2)]
+    assert keeper.speedup(two) == pytest.approx(2 / 1.25)
+    assert keeper.speedup(BASE) == pytest.approx(1.0)

@@ -79,7 +79,7 @@ def compare(
     Args:
         result: of the case.
         certificate: of the case.
-        speedup: as measured here; None where there is none.
+        speedup: by processes of the time layer; None where there is none.
         others: records of the same case and set-up from other machines, newest first.
         disturbed: what disturbed the timing, in words; the speedup is not judged then, nor where ranks share cores.
     """
