@@ -1,8 +1,8 @@
 """Which stored runs a case is judged by, on this machine and from others.
 
 A *level* is the runs that a case is compared with together: from the newest back to the one that began it, whose
-verdict was another than passed (new, improved, or a regression that was accepted). A run that was found bad is history
-until it is saved by name, so that no failure becomes the baseline by itself.
+verdict says that something changed (new, improved, or a regression that was accepted). A run that was found bad is
+history until it is saved by name, so that no failure becomes the baseline by itself.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from harness.errors import StoreError
 from harness.host import Host
 from harness.store import KEY, Stored
 
+ACCEPT = "--benchmark-save=accepted"
+"""What makes a run's figures the ones that later runs are held to."""
 MOST_RUNS = 10
-"""A level's runs that are read; more tell little, and what drifted since says less about today."""
+"""A level's runs that are compared with: the newest, and the one that began it; more tell little."""
 MOST_AUTOSAVED = 20
 """A host's newest autosaved runs that are looked at, lest a year of nightly runs be read each time."""
 
+SAME_LEVEL = ("passed", "unresolved")
+"""Verdicts of a run in which no change was shown."""
 NEEDS_ACCEPTANCE = frozenset({"regressed", "uncertified", "mispredicted", "unresolved", "vanished", "incomparable"})
 """Verdicts with which a run is no baseline unless it was saved by name."""
 
@@ -47,11 +51,6 @@ class Baseline:
     def newest(self) -> Stored | None:
         """The newest run of the level."""
         return self.level[0] if self.level else None
-
-    @property
-    def elsewhere(self) -> Stored | None:
-        """The newest record from another machine."""
-        return self.others[0] if self.others else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +86,7 @@ class Baselines:
         self._host = host
         self._only: tuple[Path, ...] | None = None
         self._entries: dict[Path, tuple[_Entry, ...]] = {}
+        self._unpacked: dict[tuple[Path, int], Stored] = {}
 
     def restrict(self, files: Iterable[Path]) -> None:
         """Look from now on at these files alone, as --benchmark-compare=NAME chooses them.
@@ -108,7 +108,7 @@ class Baselines:
         Raises:
             StoreError: a file that had to be read is damaged, or lies in another host's folder.
         """
-        level: list[Stored] = []
+        level: list[_Entry] = []
         apart: dict[str, str] = {}
         for entry in self._here():
             if test not in (entry.fullname, entry.case_id):
@@ -117,11 +117,13 @@ class Baselines:
             if kind:
                 apart.setdefault(kind, why)
                 continue
-            level.append(self._stored(entry))
-            if entry.verdict != "passed" or len(level) == MOST_RUNS:
+            level.append(entry)
+            if entry.verdict not in SAME_LEVEL:
                 break
         if level:
-            return Baseline(level=tuple(level))
+            # The run that began it stays: what creeps is held to that one, however long ago.
+            kept = level if len(level) <= MOST_RUNS else [*level[: MOST_RUNS - 1], level[-1]]
+            return Baseline(level=tuple(map(self._stored, kept)))
         reasons = [apart[kind] for kind in _APART if kind in apart]
         return Baseline(
             others=self._others(test, identity, conditions),
@@ -241,16 +243,18 @@ class Baselines:
             try:
                 self._entries[file] = tuple(_entries(file, content))
             except (KeyError, TypeError) as error:
-                raise StoreError(
-                    f"{file} holds no valid result (no {error}); "
-                    "restore it from version control, or delete it and record again with --benchmark-save"
-                ) from error
+                raise StoreError(f"{file} holds no valid result (no {error}); {store.MEND}") from error
         return self._entries[file]
 
     def _stored(self, entry: _Entry) -> Stored:
-        stored = store.unpack(store.read_run(entry.file)["benchmarks"][entry.place], where=self._where(entry.file))
-        assert stored is not None, "only cases are entered"
-        return stored
+        key = (entry.file, entry.place)
+        if key not in self._unpacked:
+            content = store.read_run(entry.file)
+            packed = content["benchmarks"][entry.place]
+            stored = store.unpack(packed, where=self._where(entry.file), commit=store.commit_of(content))
+            assert stored is not None, "only cases are entered"
+            self._unpacked[key] = stored
+        return self._unpacked[key]
 
     def _where(self, file: Path) -> str:
         """Return how messages name a file: its host and its name."""

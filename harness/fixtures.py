@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from harness.baselines import ACCEPT
 from harness.case import Case
 from harness.errors import CannotRun, HarnessError, OutOfMemory
-from harness.gate.limits import WORSE
 from harness.gate.selftest import Selftest
 from harness.pipeline import Outcome, Pipeline
 from harness.recording import record, replay
 from harness.report import verdicts
-from harness.suite import ACCEPT, Suite, suite_of
+from harness.suite import Suite, suite_of
 
 
 @pytest.fixture
@@ -48,12 +48,10 @@ def bench(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Ou
         suite.outcomes.append(outcome)
         word = outcome.verdict.word
         request.node.user_properties.append(("verdict", word))
-        if word in WORSE:
+        if suite.what_of(word) == "fail":
             pytest.fail("\n".join(verdicts.failure(outcome, nodeid, accept=ACCEPT)), pytrace=False)
-        if suite.leaves_open(word):
+        if suite.what_of(word) == "tell":
             suite.undecided.add(nodeid)
-            if suite.fails_open(word):
-                pytest.fail("\n".join(verdicts.failure(outcome, nodeid, accept=ACCEPT)), pytrace=False)
         return outcome
 
     return run

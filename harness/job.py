@@ -124,7 +124,8 @@ def write(job: Job, path: Path) -> None:
         StoreError: the file cannot be written.
     """
     try:
-        path.write_bytes(_ADAPTER.dump_json(job))
+        # Without what is at its default: accepted code of before a field was added reads the job too.
+        path.write_bytes(_ADAPTER.dump_json(job, exclude_defaults=True))
     except OSError as error:
         raise StoreError(f"job file {path} cannot be written: {error.strerror}; free or change the folder") from error
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from harness import selftest
+from harness.accepted import AcceptedCode
 from harness.anatomy import memory
 from harness.anatomy.fitting import Largest
 from harness.anatomy.memory import MemoryFigures
@@ -80,8 +81,19 @@ class Pipeline:
             recertify=options.recertify,
         )
         self.baselines = Baselines(options.baselines, host)
+        order = random.Random()
+        self._accepted = AcceptedCode(
+            host=host,
+            registry=registry,
+            profile=profile,
+            options=options,
+            watch=watch,
+            newest=lambda case: self.baseline(case).newest,
+            order=order,
+        )
         self.timekeeper = Timekeeper(
-            sampler=Sampler(launch=self.ranks.launch, sampled=self.ranks.sampled, order=random.Random()),
+            sampler=Sampler(launch=self.ranks.launch, sampled=self.ranks.sampled, order=order, renew=self.ranks.renew),
+            accepted=self._accepted.of,
             policy=options.policy,
             base_of=reference_of,
             budget_s=options.gate_budget_s,
@@ -167,7 +179,10 @@ class Pipeline:
     def _with_samples(self, case: Case, result: Result, baseline: Baseline) -> Result:
         samples = self.timekeeper.sampler.of(case)
         known = baseline.newest.result.plain_s if baseline.newest is not None else None
-        return replace(result, samples=samples, plain_s=known or plain_s(samples)) if samples else result
+        if not samples:
+            return result
+        beside = self.timekeeper.beside(case)
+        return replace(result, samples=samples, beside=beside, plain_s=known or plain_s(samples))
 
     def _shared(self, case: Case) -> bool:
         """Return whether ranks share cores, so that the timing says little."""
@@ -247,6 +262,7 @@ class Pipeline:
 
     def close(self) -> None:
         """End every process and delete the run's folder, unless a failure is in it."""
+        self._accepted.close()
         self.ranks.close()
 
     def overhead(self, case: Case, *, steps: int) -> Sequence[RankReport]:

@@ -121,11 +121,15 @@ class Ranks:
             self._session = self._registry.find("launchers", self._options.launcher).open(self._host, self.folder)
         return self._session
 
-    def close(self) -> None:
-        """End every process and delete the run's folder, unless a failure is in it."""
+    def renew(self) -> None:
+        """End the launcher's processes; what is started next is started by new ones."""
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    def close(self) -> None:
+        """End every process and delete the run's folder, unless a failure is in it."""
+        self.renew()
         if not self._keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 

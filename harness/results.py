@@ -152,6 +152,8 @@ class Result:
     """With `--traced`: what the loader of each rank gives while nothing is trained."""
     samples: tuple[Samples, ...] = ()
     """Processes of the time layer, in the order they ran."""
+    beside: tuple[Samples, ...] = ()
+    """The like of the accepted code, where a suspicion was confirmed beside it."""
     plain_s: float | None = None
     """Seconds of a step of the plain loop that the seconds of these processes are told at, as if the machine had the
     same speed in every run; the first run of a level measured it."""

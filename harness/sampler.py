@@ -35,10 +35,14 @@ class Sampler:
     sampled: Callable[..., AbstractContextManager[Window]]
     """Given a case and seconds between readings: read the machine while a block runs."""
     order: random.Random
+    renew: Callable[[], None] = lambda: None
+    """Ends the agent that starts the ranks, so that the next process has another."""
     taken: dict[Case, list[Samples]] = field(default_factory=dict)
     failed: dict[Case, HarnessError] = field(default_factory=dict)
     """Cases of which a process failed, and why; no more is taken of those."""
     cost_s: float = 0.0
+    agent: int = 0
+    """How many agents there were before this one."""
 
     def take(self, wanted: Mapping[Case, int], *, stage: Stage, rounds_s: float, until_s: float | None = None) -> None:
         """Take so many processes of each case.
@@ -60,14 +64,49 @@ class Sampler:
                     continue
                 self._one(case, f"{stage} {number}/{total}  {case}", stage, rounds_s)
 
+    def take_beside(
+        self,
+        accepted: Sampler,
+        wanted: Mapping[Case, int],
+        *,
+        agents: int,
+        rounds_s: float,
+        until_s: float | None = None,
+    ) -> None:
+        """Confirm cases with the accepted code beside them: one process of each of both, in random order, in turns.
+
+        Args:
+            accepted: takes processes of the accepted code.
+            wanted: processes by case, of either code.
+            agents: so many new ones start them, one after another, for each code.
+            rounds_s: as for `take`.
+            until_s: as for `take`; both codes have equally many in the end.
+        """
+        sides, turns = (self, accepted), max(wanted.values(), default=0)
+        begun, spent_s = {case: len(self.of(case)) for case in wanted}, accepted.cost_s
+        for turn in range(turns):
+            if until_s is not None and time.monotonic() > until_s:
+                break
+            if turn * agents // turns != (turn - 1) * agents // turns:
+                for side in sides:
+                    side.renew()
+                    side.agent += 1
+            due = [(case, side) for case, count in wanted.items() if turn < count for side in sides]
+            for case, side in self.order.sample(due, k=len(due)):
+                if case not in self.failed and case not in accepted.failed:
+                    code = "accepted" if side is accepted else "candidate"
+                    title = f"confirm {turn + 1}/{turns}  {case}, {code}"
+                    side._one(case, title, "confirm", rounds_s, seed=begun[case] + turn)
+        self.cost_s += accepted.cost_s - spent_s
+
     def of(self, case: Case, stage: Stage | None = None) -> tuple[Samples, ...]:
         """Return the processes of a case, of one stage or all, in the order they ran."""
         return tuple(one for one in self.taken.get(case, ()) if stage in (None, one.stage))
 
-    def _one(self, case: Case, title: str, stage: Stage, rounds_s: float) -> None:
+    def _one(self, case: Case, title: str, stage: Stage, rounds_s: float, *, seed: int | None = None) -> None:
         began, started = time.monotonic(), time.time()
         # The n-th process of every run has the same data and weights, which a detector's work depends on.
-        seed = len(self.taken.get(case, ()))
+        seed = len(self.of(case)) if seed is None else seed
         try:
             with self.sampled(case, interval_s=None) as window:
                 reports, wall_s = self.launch(case, title, purpose="replicate", sampled_s=rounds_s, seed=seed)
@@ -84,6 +123,7 @@ class Sampler:
                 references=lead["references"],
                 ranks=tuple(_RANK.validate_python(report.extra["samples"]) for report in reports),
                 watched=window.telemetry,
+                agent=self.agent,
             )
             self.taken.setdefault(case, []).append(samples)
         finally:

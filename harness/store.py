@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,7 +28,9 @@ from harness.results import SCHEMA, Result, result_from_json, result_to_json
 
 KEY = "shardbench"
 SEAL = "seal"
-_MEND = "restore it from version control, or delete it and record again with --benchmark-save"
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+MEND = "restore it from version control, or delete it and record again with --benchmark-save"
+"""What to do about a damaged file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,8 @@ class Stored:
     certificate: Certificate | None = None
     verdict: str
     """What that run said of it, in a word."""
+    commit: str = ""
+    """Of the code that was run; nothing where no commit holds it."""
 
 
 class BaselineStorage(FileStorage):  # type: ignore[misc]
@@ -135,7 +140,7 @@ def read_run(file: Path) -> dict[str, Any]:
         now = file.stat()
         return _read(file.absolute(), now.st_mtime_ns, now.st_size)
     except OSError as error:
-        raise StoreError(f"{file} cannot be read ({error.strerror}); make it readable, or {_MEND}") from error
+        raise StoreError(f"{file} cannot be read ({error.strerror}); make it readable, or {MEND}") from error
 
 
 class _NoNumber(ValueError):
@@ -149,24 +154,24 @@ def _read(file: Path, changed_ns: int, size: int) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
         content = json.loads(text, parse_constant=_refuse_constant)
         if not isinstance(content, dict):
-            raise StoreError(f"{file} is no stored run: it holds no table; {_MEND}")
+            raise StoreError(f"{file} is no stored run: it holds no table; {MEND}")
         _refuse_other_schema(file, content)
         if content[SEAL] != _digest(content):
-            raise StoreError(f"{file} was changed after it was written: its seal does not fit what it holds; {_MEND}")
+            raise StoreError(f"{file} was changed after it was written: its seal does not fit what it holds; {MEND}")
         for bench in _cases(file, content):
             if not isinstance(bench["extra_info"][KEY].get("verdict"), str):
-                raise StoreError(f"{file} holds {bench['fullname']} without a verdict; {_MEND}")
+                raise StoreError(f"{file} holds {bench['fullname']} without a verdict; {MEND}")
     except _NoNumber as error:
-        raise StoreError(f"{file} holds {error}, which no measurement is; {_MEND}") from error
+        raise StoreError(f"{file} holds {error}, which no measurement is; {MEND}") from error
     except json.JSONDecodeError as error:
         if _is_cut(error):
-            raise StoreError(f"{file} is truncated: it ends within its JSON, after {size:,} bytes; {_MEND}") from error
-        raise StoreError(f"{file} is no JSON ({error}); {_MEND}") from error
+            raise StoreError(f"{file} is truncated: it ends within its JSON, after {size:,} bytes; {MEND}") from error
+        raise StoreError(f"{file} is no JSON ({error}); {MEND}") from error
     except RecursionError as error:
-        raise StoreError(f"{file} is no stored run: its JSON is nested too deeply to be one; {_MEND}") from error
+        raise StoreError(f"{file} is no stored run: its JSON is nested too deeply to be one; {MEND}") from error
     except ValueError as error:
         # No UTF-8; a number of thousands of digits; or one so large that it is read as infinite.
-        raise StoreError(f"{file} is no stored run ({error}); {_MEND}") from error
+        raise StoreError(f"{file} is no stored run ({error}); {MEND}") from error
     return content
 
 
@@ -191,7 +196,7 @@ def _refuse_other_schema(file: Path, content: Mapping[str, Any]) -> None:
                 "delete it and record again with --benchmark-save"
             )
     if SEAL not in content:
-        raise StoreError(f"{file} has no seal: an older suite wrote it, or something else; {_MEND}")
+        raise StoreError(f"{file} has no seal: an older suite wrote it, or something else; {MEND}")
 
 
 def _cases(file: Path, content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -202,17 +207,17 @@ def _cases(file: Path, content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """
     benchmarks = content.get("benchmarks")
     if not isinstance(benchmarks, list):
-        raise StoreError(f"{file} is no stored run: it has no list of benchmarks; {_MEND}")
+        raise StoreError(f"{file} is no stored run: it has no list of benchmarks; {MEND}")
     for place, bench in enumerate(benchmarks):
         if not (isinstance(bench, dict) and isinstance(bench.get("fullname"), str)):
-            raise StoreError(f"{file} is no stored run: benchmark {place} has no name; {_MEND}")
+            raise StoreError(f"{file} is no stored run: benchmark {place} has no name; {MEND}")
         stats = bench.get("stats")
         if not (isinstance(stats, dict) and isinstance(stats.get("mean"), float)):
-            raise StoreError(f"{file} is no stored run: {bench['fullname']} has no mean; {_MEND}")
+            raise StoreError(f"{file} is no stored run: {bench['fullname']} has no mean; {MEND}")
         extra = bench.get("extra_info")
         if isinstance(extra, dict) and KEY in extra:
             if not isinstance(extra[KEY], dict):
-                raise StoreError(f"{file} holds no result of {bench['fullname']}; {_MEND}")
+                raise StoreError(f"{file} holds no result of {bench['fullname']}; {MEND}")
             yield bench
 
 
@@ -228,7 +233,15 @@ def pack(result: Result, reference: Result | None, certificate: Certificate | No
     }
 
 
-def unpack(benchmark: Mapping[str, Any], *, where: str) -> Stored | None:
+def commit_of(content: Mapping[str, Any]) -> str:
+    """Return the commit whose code a stored run was made with; nothing where no commit holds that code."""
+    told = content.get("commit_info")
+    found = told.get("id") if isinstance(told, dict) and told.get("dirty") is False else None
+    # What git is asked for is a digest and nothing else, whatever a file says.
+    return found if isinstance(found, str) and _COMMIT.fullmatch(found) else ""
+
+
+def unpack(benchmark: Mapping[str, Any], *, where: str, commit: str = "") -> Stored | None:
     """Return the case a stored benchmark holds, or None where it is no case of this suite.
 
     Raises:
@@ -250,4 +263,5 @@ def unpack(benchmark: Mapping[str, Any], *, where: str) -> Stored | None:
         reference=None if reference is None else result_from_json(reference, where=where),
         certificate=None if certificate is None else certificates.certificate(certificate, where=where),
         verdict=verdict,
+        commit=commit,
     )

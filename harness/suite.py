@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -21,7 +21,7 @@ from harness.case import Case, combine, grid
 from harness.errors import CaseError, HarnessError
 from harness.feasible import why_not
 from harness.gate import policy as policies
-from harness.gate.limits import OPEN, Word
+from harness.gate.limits import OPEN, WORSE, Word
 from harness.gate.policy import Policy
 from harness.gate.selftest import Selftest
 from harness.host import Host
@@ -80,17 +80,11 @@ class Suite:
     left_out: Counter[str] = field(default_factory=Counter)
     """Tests that a plain run does not include, by the word that would."""
 
-    def leaves_open(self, word: Word) -> bool:
-        """Return whether a case that could not be judged is to be told by the exit code."""
+    def what_of(self, word: Word) -> Literal["pass", "tell", "fail"]:
+        """Return what becomes of a case with this verdict; `tell` is by the exit code alone."""
         if word == "unresolved":
-            return self.options.policy.unresolved != "pass"
-        return self.compares and word in OPEN
-
-    def fails_open(self, word: Word) -> bool:
-        """Return whether a case that could not be judged fails."""
-        if word == "unresolved":
-            return self.options.policy.unresolved == "fail"
-        return self.compares and word in OPEN
+            return self.options.policy.unresolved
+        return "fail" if word in WORSE or (self.compares and word in OPEN) else "pass"
 
     def next_case(self, now_s: float) -> None:
         """Take note that another case starts; one that is skipped does not come this far."""
@@ -105,8 +99,6 @@ class Suite:
 
 
 SUITE = pytest.StashKey[Suite]()
-ACCEPT = "--benchmark-save=accepted"
-"""What makes a run's figures the ones that later runs are held to."""
 
 
 def suite_of(config: pytest.Config) -> Suite:

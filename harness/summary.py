@@ -9,6 +9,7 @@ from harness.anatomy import outlook
 from harness.anatomy.ceilings import best_busbw_bytes_per_s
 from harness.anatomy.links import fabric
 from harness.anatomy.roofline import roof
+from harness.baselines import ACCEPT
 from harness.case import Case
 from harness.report import (
     budget,
@@ -24,7 +25,7 @@ from harness.report import (
     verdicts,
 )
 from harness.results import Result
-from harness.suite import ACCEPT, Suite
+from harness.suite import Suite
 
 Section = tuple[str, Iterable[str]]
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from harness.accepted import NoAcceptedCode
 from harness.anatomy.telemetry import disturbance
 from harness.case import Case
 from harness.gate.contrasts import Timed
@@ -34,6 +35,8 @@ class Timekeeper:
     policy: Policy
     base_of: Callable[[Case], Case]
     """The case that a case's speedup is taken over."""
+    accepted: Callable[[Case], Sampler]
+    """What takes processes of the code that a case was accepted with; raises NoAcceptedCode."""
     budget_s: float | None = None
     """For the screen of a case; None leaves the number of processes to the policy."""
     forbidden: str = ""
@@ -41,7 +44,9 @@ class Timekeeper:
     verdicts: dict[Case, TimeVerdict] = field(default_factory=dict)
     said: tuple[str, ...] = ()
     """What is odd about the run as a whole, a sentence each."""
-    _levels: dict[Case, Level] = field(default_factory=dict)
+    _levels: dict[Case, tuple[tuple[Process, ...], ...]] = field(default_factory=dict)
+    _beside: dict[Case, Sampler] = field(default_factory=dict)
+    """What took processes of accepted code for a case."""
 
     def run(self, levels: Mapping[Case, Level]) -> None:
         """Measure and judge.
@@ -49,7 +54,7 @@ class Timekeeper:
         Args:
             levels: what each case is held to, nothing for a new one; with the bases of speedups among them.
         """
-        self._levels = dict(levels)
+        self._levels = {case: tuple(tuple(map(_observed, run)) for run in level) for case, level in levels.items()}
         if self.forbidden:
             return
         policy, take = self.policy, self.sampler.take
@@ -58,14 +63,12 @@ class Timekeeper:
         if self.budget_s:
             take(self._within(self.budget_s), stage="screen", rounds_s=policy.rounds_s)
         found = screen(self.cases())
-        self.said = found.said
-        suspects = {_case(name): policy.confirm_processes for name in found.confirm}
-        take(suspects, stage="confirm", rounds_s=policy.confirm_rounds_s)
+        self.said += found.said
+        self._confirm({Case.parse(name): policy.confirm_processes for name in found.confirm})
         again_s = policy.again_s if self.budget_s is None else self.budget_s * len(self._levels)
         until_s, done = time.monotonic() + again_s, 0
         while time.monotonic() < until_s and (more := needs_more(self.cases(), policy, done=done)):
-            again = {_case(name): count for name, count in more.items()}
-            take(again, stage="confirm", rounds_s=policy.confirm_rounds_s, until_s=until_s)
+            self._confirm({Case.parse(name): count for name, count in more.items()}, until_s=until_s)
             done += 1
         judged = judge_time(self.cases(), policy)
         self.verdicts = {case: judged[case.id] for case in self._levels if case.id in judged}
@@ -114,13 +117,56 @@ class Timekeeper:
         return {
             case.id: Timed(
                 new=tuple(map(_observed, self.sampler.of(case))),
-                level=tuple(tuple(map(_observed, run)) for run in level),
+                level=level,
                 group=_group(case),
                 base=self.base_of(case).id,
+                beside=tuple(map(_observed, self.beside(case))),
             )
             for case, level in self._levels.items()
             if self.sampler.of(case)
         }
+
+    def beside(self, case: Case) -> tuple[Samples, ...]:
+        """Return the processes of accepted code that a case was confirmed beside; none where it was not."""
+        return self._beside[case].of(case) if case in self._beside else ()
+
+    def _confirm(self, wanted: Mapping[Case, int], until_s: float | None = None) -> None:
+        """Take fresh processes, in turns with as many of the accepted code where that is to be had."""
+        alone = dict(wanted)
+        if self.policy.agents:
+            for accepted, cases in self._sides(wanted):
+                self.sampler.take_beside(
+                    accepted,
+                    {case: wanted[case] for case in cases},
+                    agents=self.policy.agents,
+                    rounds_s=self.policy.confirm_rounds_s,
+                    until_s=until_s,
+                )
+                for case in cases:
+                    if failure := accepted.failed.get(case):
+                        # What it may have taken before has no counterpart for each process of the candidate.
+                        self._unpaired(f"{case}: the accepted code fails: {str(failure).splitlines()[0]}")
+                    else:
+                        self._beside[case] = accepted
+                        del alone[case]
+        self.sampler.take(alone, stage="confirm", rounds_s=self.policy.confirm_rounds_s, until_s=until_s)
+
+    def _sides(self, cases: Collection[Case]) -> list[tuple[Sampler, list[Case]]]:
+        """Return what takes processes of accepted code, with the cases of each; the rest is confirmed alone."""
+        found: dict[int, tuple[Sampler, list[Case]]] = {}
+        for case in cases:
+            try:
+                accepted = self.accepted(case)
+            except NoAcceptedCode as reason:
+                self._unpaired(str(reason))
+            else:
+                if case not in accepted.failed:
+                    found.setdefault(id(accepted), (accepted, []))[1].append(case)
+        return list(found.values())
+
+    def _unpaired(self, why: str) -> None:
+        if (sentence := f"unpaired: {why}") not in self.said:
+            self.said += (sentence,)
 
     def _first(self) -> dict[Case, int]:
         return dict.fromkeys(self._levels, 1 if self.budget_s else self.policy.processes)
@@ -140,7 +186,3 @@ def _observed(samples: Samples) -> Process:
 
 def _group(case: Case) -> str:
     return f"{case.strategy} {case.gpu_count}"
-
-
-def _case(name: str) -> Case:
-    return Case.parse(name)

@@ -14,11 +14,9 @@ from typing import Any
 
 import pytest
 
-from harness.baselines import Baselines
+from harness.baselines import ACCEPT, Baselines
 from harness.case import Case
 from harness.errors import CaseError
-
-ACCEPT = "pytest benches --benchmark-save=accepted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class Vanished:
         lines = [f"{self.case_id}: vanished: {self.where} holds it, and {now}"]
         if self.nearest:
             lines.append(f"  nearest  {self.nearest}")
-        return "\n".join([*lines, f"  accept   {ACCEPT}"])
+        return "\n".join([*lines, f"  accept   pytest benches {ACCEPT}"])
 
 
 def vanished(

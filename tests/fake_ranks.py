@@ -61,6 +61,8 @@ class FakeRanks:
         self.clock = clock or Clock()
         self.asked: list[tuple[Case, str, dict[str, Any]]] = []
         """Case, title and fields of the job of each launch, in the order they came."""
+        self.renewed: list[int] = []
+        """Launches there were before each renewal of the agent."""
         self._draw = random.Random(seed)
 
     @property
@@ -96,7 +98,10 @@ class FakeRanks:
 
     def sampler(self, order: int = 0) -> Sampler:
         """Return a sampler that launches these ranks, in an order of its own."""
-        return Sampler(launch=self.launch, sampled=self.sampled, order=random.Random(order))
+        return Sampler(launch=self.launch, sampled=self.sampled, order=random.Random(order), renew=self._renew)
+
+    def _renew(self) -> None:
+        self.renewed.append(len(self.asked))
 
     def level(self, cases: Sequence[Case], *, runs: int = 6, processes: int = 5) -> dict[Case, list[list[Samples]]]:
         """Return stored runs of cases that took what these ranks take."""

@@ -30,8 +30,9 @@ FLOORS = (
     # flow
     {"proof"},
     {"feasible", "certifier", "explainer", "sampler"},
-    {"judging", "timekeeper"},
     {"ranks"},
+    {"accepted"},
+    {"judging", "timekeeper"},
     {"pipeline"},
     # what a person reads of the flow's outcomes
     {"report"},

@@ -14,17 +14,28 @@ from unittest.mock import patch
 
 import pytest
 
+from harness.gate.contrasts import gather
 from harness.gate.noise import Noise
 from harness.gate.policy import FALSE_ALARMS_OF_CASE, named
-from harness.gate.timing import TimeVerdict, judge_time, screen
+from harness.gate.screening import suspects_of
+from harness.gate.timing import TimeVerdict, _p_value, judge_time, screen
 from harness.proof.rates import CASES, Count, rates
 from harness.proof.simulator import BUSY, QUIET, SHARED, Suite, gate
 
 NIGHTLY = named("nightly")
 
 
-def _rates(rule=gate, *, policy="nightly", world=QUIET, stored_runs=3, suites=0, planted=0, seed=5):
-    return rates(named(policy), world, stored_runs=stored_runs, suites=suites, planted=planted, seed=seed, rule=rule)
+def _rates(rule=gate, *, policy="nightly", world=QUIET, stored_runs=3, paired=False, suites=0, planted=0, seed=5):
+    return rates(
+        named(policy),
+        world,
+        stored_runs=stored_runs,
+        paired=paired,
+        suites=suites,
+        planted=planted,
+        seed=seed,
+        rule=rule,
+    )
 
 
 def _cries_wolf(found):
@@ -48,6 +59,20 @@ def test_unchanged_suites_are_not_red(world, stored_runs):
 @pytest.mark.parametrize("policy", ["pr", "release"])
 def test_other_policies_do_not_cry_wolf(policy):
     assert not _cries_wolf(_rates(policy=policy, suites=15))
+
+
+def test_beside_the_accepted_code_the_gate_does_not_cry_wolf_and_finds_more():
+    assert not _cries_wolf(_rates(stored_runs=1, paired=True, suites=15))
+    alone, paired = (_rates(stored_runs=1, paired=paired, planted=20).power[0.05] for paired in (False, True))
+    assert paired.events > alone.events
+
+
+def test_a_creep_is_found_that_no_run_shows_alone(monkeypatch):
+    judged = _rates(stored_runs=10, planted=15).crept
+    monkeypatch.setattr("harness.gate.contrasts.CREEP_RUNS", 99)
+    blind = _rates(stored_runs=10, planted=15).crept
+    assert judged.of == blind.of == 15
+    assert judged.events >= blind.events + 3
 
 
 def test_planted_slowdowns_are_found():
@@ -178,11 +203,26 @@ def test_a_gate_that_knows_the_noise_of_steps_alone_cries_wolf(monkeypatch):
     assert _cries_wolf(_rates(world=SHARED, stored_runs=1, suites=30))
 
 
-def test_a_gate_that_takes_confirmations_for_independent_cries_wolf():
+def test_the_confirmation_of_an_unchanged_suspect_is_judged_given_that_it_was_suspected():
     # Against a young level: what five stored processes happen to be is in both, and most of the noise of either.
+    def probable(share):
+        p_values = [p for seed in range(40) for p in _p_values(seed)]
+        return Count(sum(p < share for p in p_values), len(p_values))
+
+    assert probable(0.05).bounds(0.99)[0] <= 0.05
     with patch("harness.gate.timing.correlation", return_value=0.0):
-        assert _cries_wolf(_rates(world=SHARED, policy="release", stored_runs=1, suites=40))
-    assert not _cries_wolf(_rates(world=SHARED, policy="release", stored_runs=1, suites=40))
+        assert probable(0.05).bounds(0.99)[0] > 0.2
+
+
+def _p_values(seed):
+    """Return those of the confirmed suspects of a suite without a change."""
+    unchanged = dict.fromkeys((f"case {number}" for number in range(CASES)), 0.0)
+    suite = _suite(seed, unchanged, world=SHARED, stored_runs=1, policy=named("release"))
+    suspects = [one for one in suspects_of(suite.cases, gather(suite.cases)).suspects if one.worse]
+    suite.measure({one.case: suite.policy.confirm_processes for one in suspects})
+    evidence = gather(suite.cases)
+    ratios = [one for one in suspects if one.view in ("same work", "machine")]
+    return [_p_value(one, suite.cases[one.case], evidence[one.case], 1) for one in ratios]
 
 
 @pytest.mark.parametrize(("rule", "finds"), [(gate, True), (_divided_by_the_median, False)])

@@ -29,7 +29,8 @@ def _runs(draw, *, runs=4, processes=5, process=0.02, run=0.0, rounds=40, single
 
 
 def _estimate(stored, new=None):
-    return estimate("same work", stored, new or {case: [] for case in stored}, dict.fromkeys(stored, "group"))
+    fresh = {case: [(new or {}).get(case, [])] for case in stored}
+    return estimate("same work", stored, fresh, dict.fromkeys(stored, "group"))
 
 
 def _many(seed=1, cases=40, **over):

@@ -156,3 +156,26 @@ def test_what_the_machine_told_while_a_process_ran_is_kept_with_it():
     sampler.take({FIRST: 1}, stage="screen", rounds_s=1.0)
     assert asked == [(FIRST, None)]
     assert sampler.of(FIRST)[0].watched == told
+
+
+def test_accepted_code_is_taken_in_turns_with_the_candidate_and_with_its_data():
+    ours, theirs = FakeRanks(), FakeRanks()
+    candidate, accepted = ours.sampler(), theirs.sampler()
+    candidate.take({FIRST: 3}, stage="screen", rounds_s=1.0)
+    candidate.take_beside(accepted, {FIRST: 8, SECOND: 4}, agents=4, rounds_s=2.0)
+    for case, count in ((FIRST, 8), (SECOND, 4)):
+        assert len(candidate.of(case, "confirm")) == len(accepted.of(case, "confirm")) == count
+        seeds = [[over["seed"] for one, _, over in ranks.asked[-12:] if one == case] for ranks in (ours, theirs)]
+        assert seeds[0] == seeds[1]
+    # Four agents each, every one of which started its part of both.
+    assert len(ours.renewed) == len(theirs.renewed) == 4
+    assert [one.agent for one in candidate.of(FIRST, "confirm")] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert {one.agent for one in candidate.of(FIRST, "screen")} == {0}
+
+
+def test_where_the_accepted_code_fails_no_more_of_it_is_asked_for():
+    ours, theirs = FakeRanks(), FakeRanks(failing=[FIRST])
+    candidate, accepted = ours.sampler(), theirs.sampler()
+    candidate.take_beside(accepted, {FIRST: 5, SECOND: 5}, agents=1, rounds_s=1.0)
+    assert theirs.cases.count(FIRST) == 1 and theirs.cases.count(SECOND) == 5
+    assert ours.cases.count(FIRST) <= 1 and ours.cases.count(SECOND) == 5

@@ -8,6 +8,7 @@ import pytest
 
 from harness import sampler as samplers
 from harness import timekeeper as timekeepers
+from harness.accepted import NoAcceptedCode
 from harness.case import Case
 from harness.gate.policy import named
 from harness.pipeline import reference_of
@@ -35,9 +36,16 @@ def clock(monkeypatch):
 def judged(clock):
     """Return a function that measures and judges cases of fake ranks; and returns the ranks and what was found."""
 
-    def run(levels=LEVELS, *, policy=NIGHTLY, budget_s=None, **ranks):
+    def run(levels=LEVELS, *, policy=NIGHTLY, budget_s=None, beside=None, **ranks):
         fake = FakeRanks(clock=clock, **ranks)
-        keeper = Timekeeper(sampler=fake.sampler(), policy=policy, base_of=reference_of, budget_s=budget_s)
+        accepted = beside and beside.sampler()
+
+        def of(case):
+            if accepted is None:
+                raise NoAcceptedCode("nobody has it")
+            return accepted
+
+        keeper = Timekeeper(sampler=fake.sampler(), policy=policy, base_of=reference_of, accepted=of, budget_s=budget_s)
         keeper.run(levels)
         return fake, keeper
 
@@ -200,3 +208,33 @@ def test_a_speedup_is_told_by_processes_alone(judged):
     keeper.sampler.taken[two] = [made_samples(slower=1.25, ranks=2)]
     assert keeper.speedup(two) == pytest.approx(2 / 1.25)
     assert keeper.speedup(BASE) == pytest.approx(1.0)
+
+
+def test_a_suspect_is_confirmed_beside_the_accepted_code(judged):
+    theirs = FakeRanks(seed=5)
+    _, keeper = judged(slower={SLOWED: 1.2}, beside=theirs)
+    verdict = keeper.verdict(SLOWED)
+    assert verdict.word == "regressed" and not verdict.unpaired
+    assert len(keeper.beside(SLOWED)) == NIGHTLY.confirm_processes
+    assert keeper.beside(CASES[1]) == ()
+    assert len(theirs.renewed) == NIGHTLY.agents
+
+
+def test_what_slowed_the_accepted_code_too_is_no_regression(judged):
+    theirs = FakeRanks(seed=5, slower={SLOWED: 1.2})
+    _, keeper = judged(slower={SLOWED: 1.2}, beside=theirs)
+    assert keeper.verdict(SLOWED).word == "passed"
+
+
+@pytest.mark.parametrize("beside", [None, FakeRanks(failing=[SLOWED, BASE])], ids=["none", "fails"])
+def test_without_the_accepted_code_a_suspect_is_confirmed_alone_and_it_is_said(judged, beside):
+    _, keeper = judged(slower={SLOWED: 1.2}, beside=beside)
+    verdict = keeper.verdict(SLOWED)
+    assert verdict.word == "regressed" and verdict.unpaired
+    assert any(line.startswith("unpaired: ") for line in keeper.said)
+
+
+def test_policy_pr_does_not_ask_for_the_accepted_code(judged):
+    theirs = FakeRanks(seed=5)
+    _, keeper = judged(slower={SLOWED: 3.0}, beside=theirs, policy=PR)
+    assert keeper.verdict(SLOWED).word == "regressed" and theirs.asked == []

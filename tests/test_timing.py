@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from harness.gate import chance
-from harness.gate.contrasts import Timed
+from harness.gate.contrasts import Timed, gather
 from harness.gate.observations import Observation, Process
-from harness.gate.policy import THETA, named
+from harness.gate.policy import CREEP_RUNS, THETA, named
 from harness.gate.timing import judge_time, needs_more, screen
 
 NIGHTLY = named("nightly")
@@ -31,13 +31,14 @@ def _process(draw, *, case=0.0, plain=0.0, kernels=0.0, spread=0.01, **over):
     return Process(**(facts | over))
 
 
-def _suite(cases=12, *, runs=6, changed=None, seed=1, fresh=20, **facts):
+def _suite(cases=12, *, runs=6, changed=None, accepted=None, seed=1, fresh=20, **facts):
     """Return cases of which `changed` differ in the new run by what `_process` takes, all measured afresh as well.
 
     Args:
         cases: how many.
         runs: of the level.
         changed: the changes by case.
+        accepted: those of the accepted code run beside the new one; None runs none.
         seed: of the noise.
         fresh: processes of the confirmation.
         facts: of every process.
@@ -54,6 +55,7 @@ def _suite(cases=12, *, runs=6, changed=None, seed=1, fresh=20, **facts):
             level=tuple(measured(5, {}) for _ in range(runs)),
             group="group",
             base="c0",
+            beside=() if accepted is None else measured(fresh, accepted.get(name, {}), confirms=True),
         )
         for name in (f"c{number}" for number in range(cases))
     }
@@ -324,3 +326,84 @@ def test_a_budget_buys_processes_and_an_unknown_policy_is_named():
             NIGHTLY.within(*wrong)
     with pytest.raises(Exception, match="did you mean 'nightly'"):
         named("nightli")
+
+
+def test_beside_the_accepted_code_a_slowdown_of_both_is_no_regression_and_is_told():
+    drifted = {f"c{number}": {"case": math.log(1.15)} for number in range(12)}
+    alone = judge_time(_suite(changed=drifted), NIGHTLY)["c3"]
+    assert alone.word == "regressed" and alone.unpaired
+    paired = judge_time(_suite(changed=drifted, accepted=drifted), NIGHTLY)["c3"]
+    assert paired.word == "passed" and not paired.unpaired
+    assert "so is the accepted code beside it" in paired.reasons[0]
+
+
+def test_beside_the_accepted_code_the_candidate_alone_regresses():
+    verdict = judge_time(_suite(changed={"c3": {"case": math.log(1.15)}}, accepted={}), NIGHTLY)["c3"]
+    assert verdict.word == "regressed" and not verdict.unpaired
+    effect = next(one for one in verdict.effects if one.view == "same work")
+    assert effect.paired and effect.low < 0.15 < effect.high
+    assert "20 processes against 20 of the accepted code beside them" in verdict.reasons[0]
+
+
+def test_accepted_code_with_other_references_is_no_pair():
+    suite = _suite(
+        changed={"c3": {"case": math.log(1.15)}}, accepted={"c3": {"references": {"plain": "q", "machine": "n"}}}
+    )
+    verdict = judge_time(suite, NIGHTLY)["c3"]
+    assert verdict.word == "regressed" and verdict.unpaired
+
+
+def test_a_young_level_sees_more_beside_the_accepted_code():
+    change = {"c3": {"case": math.log(1.15)}}
+    alone, paired = (
+        next(one for one in judge_time(suite, NIGHTLY)["c3"].effects if one.view == "same work")
+        for suite in (_suite(runs=1, changed=change), _suite(runs=1, changed=change, accepted={}))
+    )
+    assert paired.mde < alone.mde
+
+
+def test_more_agents_leave_less_of_an_agent_in_a_pair():
+    seen = []
+    for agents in (1, 4):
+        suite = _suite(accepted={}, spread=0.002)
+        spread = {
+            name: replace(
+                timed,
+                new=tuple(replace(one, agent=place % agents) for place, one in enumerate(timed.new)),
+                beside=tuple(replace(one, agent=place % agents) for place, one in enumerate(timed.beside)),
+            )
+            for name, timed in suite.items()
+        }
+        seen.append(gather(spread)["c3"].fresh["same work"].shared)
+    assert seen[1] == pytest.approx(seen[0] / 4)
+
+
+def _creeping(total, runs=8):
+    """Return a suite in which one case became slower by so much over its level and this run, in equal parts."""
+    suite, draw = _suite(runs=runs, fresh=0), random.Random(3)
+    case = suite["c3"]
+    level = tuple(
+        tuple(_process(draw, case=math.log1p(total) * (runs - ago) / runs) for _ in range(5))
+        for ago in range(1, runs + 1)
+    )
+    new = tuple(_process(draw, case=math.log1p(total)) for _ in range(5))
+    return suite | {"c3": replace(case, level=level, new=new)}
+
+
+def test_what_creeps_from_run_to_run_regresses_once_its_drift_is_no_chance():
+    suite = _creeping(0.08)
+    suite = {name: replace(one, level=one.level) for name, one in suite.items()}
+    verdict = judge_time(suite, replace(NIGHTLY, sees_one=1.0))["c3"]
+    assert verdict.word in ("regressed", "unresolved")
+    crept = gather(suite)["c3"].crept["same work"]
+    assert crept.loss == pytest.approx(math.log1p(0.08), abs=0.03)
+    assert crept.runs == 8
+
+
+def test_a_level_without_a_drift_has_not_crept():
+    words = {one.word for one in judge_time(_creeping(0.0), replace(NIGHTLY, sees_one=1.0)).values()}
+    assert words == {"passed"}
+
+
+def test_the_drift_of_a_young_level_is_not_judged():
+    assert not gather(_suite(runs=CREEP_RUNS - 1))["c3"].crept

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness import store
-from harness.baselines import Baselines
-from harness.vanished import ACCEPT, Vanished, vanished
+from harness.baselines import ACCEPT, Baselines
+from harness.vanished import Vanished, vanished
 from tests.made import made_certificate, made_host, made_result
 
 HOST = made_host()
@@ -68,7 +68,7 @@ def test_a_renamed_case_is_named_with_what_it_may_be_called_now(stored):
     assert found[STORED[2]].message() == (
         f"{STORED[2]}: vanished: {HOST.name}/0001_accepted.json holds it, and the suite no longer offers it\n"
         f"  nearest  vit_mini-ddp-2gpu-bs8\n"
-        f"  accept   {ACCEPT}"
+        f"  accept   pytest benches {ACCEPT}"
     )
 
 

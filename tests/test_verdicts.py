@@ -61,8 +61,8 @@ def test_a_slower_case_tells_estimate_interval_what_it_sees_and_the_commands():
     earlier = made_result(CASE)
     assert _failure("regressed", time=SLOWER, baseline=made_baseline(earlier, earlier, earlier)) == [
         f"{CASE}: regressed against the stored runs",
-        "  same work +5.2%, 95 % interval +4.1% to +6.3%, sees 3.4%; 20 processes against 15 of 3 runs",
-        "  machine   +4.8%, 95 % interval +2.0% to +8.0%, sees 9.0%; 20 processes against 15 of 3 runs",
+        "  same work +5.2%, 95 % interval +4.1% to +6.3%, sees 3.4%; 20 processes against 15 of 3 stored runs",
+        "  machine   +4.8%, 95 % interval +2.0% to +8.0%, sees 9.0%; 20 processes against 15 of 3 stored runs",
         "  baseline  2-core-made/0003_accepted.json, and 2 earlier of its level: 2-core-made, torch 2.15.0",
         f'  rerun     pytest "{NODE}" --benchmark-compare',
         f'  accept    pytest "{NODE}" {ACCEPT}',
@@ -181,7 +181,7 @@ def test_what_was_measured_and_what_could_be_seen_is_told():
     effects = [replace(STEP, mde=mde) for mde in (0.03, 0.05, 0.11)]
     text = " ".join(line.strip() for line in _render(*(_timed(effect=effect) for effect in effects)))
     assert "policy nightly: 15 processes of 3 cases, 64 s;" in text
-    assert "a slowdown of 3% to 11%, half of them 5% or less" in text
+    assert "a slowdown of 3.0% to 11.0%, half of them 5.0% or less" in text
 
 
 def test_where_no_time_was_judged_nothing_is_said_of_it():
@@ -216,7 +216,7 @@ def test_a_row_has_what_was_found_and_why():
     outcome = replace(outcome, verdict=replace(outcome.verdict, exact=exact, findings=(LOST,)))
     lines = _render(outcome)
     (row,) = [line for line in lines if line.startswith(CASE)]
-    assert row.split()[:7] == [CASE, "regressed", "+5.2%", "+4.1%", "to", "+6.3%", "3%"]
+    assert row.split()[:7] == [CASE, "regressed", "+5.2%", "+4.1%", "to", "+6.3%", "3.4%"]
     text = _text(lines)
     for why in ("all_reduce", "3 calls", "accuracy", "made words"):
         assert why in text

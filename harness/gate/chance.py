@@ -41,6 +41,15 @@ def most_of(count: int, probability: float) -> int:
     return count
 
 
+def proportion(events: int, of: int, confidence: float) -> tuple[float, float]:
+    """Return the exact bounds of a probability (Clopper & Pearson, Biometrika 26, 1934); each holds alone."""
+    from scipy.stats import beta
+
+    low = float(beta.ppf(1 - confidence, events, of - events + 1)) if events else 0.0
+    high = float(beta.ppf(confidence, events + 1, of - events)) if events < of else 1.0
+    return low, high
+
+
 def above_given(z: float, given: float, correlation: float) -> float:
     """Return P(Z > z | Y > given), Z and Y being normal deviates with that correlation, of 0 to 1.
 

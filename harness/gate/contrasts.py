@@ -1,5 +1,8 @@
 """New processes of a case against its stored ones, view by view, with the variance of the difference. Pure.
 
+Where the accepted code was measured beside the candidate, their confirmation is the contrast of the two: neither the
+stored runs nor the state of the machine have a part in it.
+
 Every change is a *loss*: a difference of natural logarithms that is positive when the case became worse, which is
 slower for all views but the speedup, where it is lower.
 """
@@ -13,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from harness.gate import chance, noise
 from harness.gate.noise import Noise
 from harness.gate.observations import REFERENCES, Observation, Process, View
-from harness.gate.policy import SCREEN_Z, THETA
+from harness.gate.policy import CREEP_RUNS, SCREEN_Z, THETA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,8 @@ class Timed:
     """The case of the same run that its speedup is taken over; None for no speedup."""
     budget: float = 0.0
     """The change that the case itself allows, as a share; the view's own where that is larger."""
+    beside: tuple[Process, ...] = ()
+    """Of the accepted code, in this run, taken in turns with those of the confirmation."""
 
     @property
     def ranks(self) -> int:
@@ -49,6 +54,8 @@ class Contrast:
     new: int
     stored: int
     runs: int
+    paired: bool = False
+    """Whether the stored processes are of this run: the accepted code beside the candidate."""
 
     @property
     def error(self) -> float:
@@ -60,7 +67,7 @@ class Contrast:
         return chance.as_normal(sign * self.loss / self.error, self.degrees)
 
     def with_new(self, count: int) -> Contrast:
-        """Return what it would be with another number of new processes, as long as these."""
+        """Return what it would be with another number of new processes, as long as these, of both sides if paired."""
         return replace(self, variance=self.shared + (self.variance - self.shared) * self.new / count, new=count)
 
 
@@ -71,6 +78,8 @@ class Contrasts:
     screen: dict[View, Contrast] = field(default_factory=dict)
     fresh: dict[View, Contrast] = field(default_factory=dict)
     whole: dict[View, Contrast] = field(default_factory=dict)
+    crept: dict[View, Contrast] = field(default_factory=dict)
+    """What the case drifted by over all runs of its level and this one."""
 
 
 def theta(view: View, timed: Timed) -> float:
@@ -84,7 +93,12 @@ def cut(view: View, contrast: Contrast, least: float) -> float:
 
 
 def correlation(before: Contrast, after: Contrast) -> float:
-    """Return that of the screen's loss and the confirmation's, which have the level and the run in common."""
+    """Return that of the screen's loss and the confirmation's, which have the level and the run in common.
+
+    A paired confirmation has neither.
+    """
+    if after.paired:
+        return 0.0
     return min(1.0, after.shared / math.sqrt(before.variance * after.variance))
 
 
@@ -94,7 +108,7 @@ def gather(cases: Mapping[str, Timed]) -> dict[str, Contrasts]:
     groups = {case: timed.group for case, timed in cases.items()}
     for view in REFERENCES:
         stored = {case: _stored(view, timed) for case, timed in cases.items()}
-        new = {case: _seen(view, timed.new) for case, timed in cases.items()}
+        new = {case: (_seen(view, timed.new), _beside(view, timed)) for case, timed in cases.items()}
         for case, known in noise.estimate(view, stored, new, groups).items():
             timed, own = cases[case], found[case]
             if not stored[case]:
@@ -107,6 +121,10 @@ def gather(cases: Mapping[str, Timed]) -> dict[str, Contrasts]:
             ):
                 if seen := _seen(view, processes):
                     contrasts[view] = _contrast(seen, level, known)
+            if view in own.fresh and new[case][1]:
+                own.fresh[view] = _paired(view, timed, known)
+            if len(stored[case]) >= CREEP_RUNS and new[case][0]:
+                own.crept[view] = _crept([*reversed(stored[case]), new[case][0]], known)
     for case, timed in cases.items():
         if timed.base is None or timed.base not in cases or timed.base == case:
             continue
@@ -123,14 +141,22 @@ def _seen(view: View, processes: Iterable[Process]) -> list[Observation]:
 
 def _stored(view: View, timed: Timed) -> list[list[Observation]]:
     """Return the stored processes of a view by run, those whose references are other code left out."""
-    ours = timed.new[0].references if timed.new else {}
-    wanted = [(name, ours.get(name)) for name in REFERENCES[view]]
-
-    def comparable(process: Process) -> bool:
-        return all(process.references.get(name) == digest for name, digest in wanted)
-
-    kept = (_seen(view, filter(comparable, run)) for run in timed.level)
+    kept = (_seen(view, _comparable(view, timed, run)) for run in timed.level)
     return [run for run in kept if run]
+
+
+def _beside(view: View, timed: Timed) -> list[Observation]:
+    return _seen(view, _comparable(view, timed, timed.beside))
+
+
+def _comparable(view: View, timed: Timed, processes: Iterable[Process]) -> list[Process]:
+    """Return those whose references of a view are the code that they are in this run."""
+    ours = timed.new[0].references if timed.new else {}
+    return [
+        process
+        for process in processes
+        if all(process.references.get(name) == ours.get(name) for name in REFERENCES[view])
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +188,45 @@ def _contrast(new: Sequence[Observation], level: _Level, known: Noise) -> Contra
     shared = known.run + level.variance
     total = variance + shared
     of_runs = known.run + level.of_runs
-    # Satterthwaite, Biometrics Bull. 2, 1946: of a sum of two estimated variances.
-    degrees = total**2 / ((total - of_runs) ** 2 / known.degrees + of_runs**2 / known.run_degrees)
+    degrees = _degrees((total - of_runs, known.degrees), (of_runs, known.run_degrees))
     return Contrast(mean - level.mean, total, shared, degrees, len(new), level.processes, level.runs)
+
+
+def _paired(view: View, timed: Timed, known: Noise) -> Contrast:
+    """Return the fresh processes against those of the accepted code beside them.
+
+    What agents have of their own is at most what runs differ by, which holds the machine's drift besides.
+    """
+    fresh = [process for process in timed.new if process.confirms]
+    beside = _comparable(view, timed, timed.beside)
+    (mean, variance), (before, of_before) = known.mean(_seen(view, fresh)), known.mean(_seen(view, beside))
+    shared = known.run * sum(1 / len({process.agent for process in side}) for side in (fresh, beside))
+    total = variance + of_before + shared
+    degrees = _degrees((variance + of_before, known.degrees), (shared, known.run_degrees))
+    return Contrast(mean - before, total, shared, degrees, len(fresh), len(beside), 1, paired=True)
+
+
+def _crept(runs: Sequence[Sequence[Observation]], known: Noise) -> Contrast:
+    """Return the drift over runs, oldest first, the last one this run's: weighted least squares on their order."""
+    means = [known.mean(run) for run in runs]
+    weights = [1 / (known.run + within) for _, within in means]
+    whole = sum(weights)
+    centre = sum(w * at for at, w in enumerate(weights)) / whole
+    spread = sum(w * (at - centre) ** 2 for at, w in enumerate(weights))
+    slope = sum(w * (at - centre) * mean for at, (w, (mean, _)) in enumerate(zip(weights, means, strict=True))) / spread
+    variance = 1 / spread
+    of_runs = known.run * sum((w * (at - centre)) ** 2 for at, w in enumerate(weights)) / spread**2
+    degrees = _degrees((variance - of_runs, known.degrees), (of_runs, known.run_degrees))
+    steps = len(runs) - 1
+    return Contrast(
+        steps * slope, steps**2 * variance, 0.0, degrees, len(runs[-1]), sum(map(len, runs[:-1])), len(runs) - 1
+    )
 
 
 def _speedup(own: Contrast, base: Contrast) -> Contrast:
     """Return the loss of speedup: what the case became slower by, less what its base did; noise is both cases'."""
     variance = own.variance + base.variance
-    degrees = variance**2 / (own.variance**2 / own.degrees + base.variance**2 / base.degrees)
+    degrees = _degrees((own.variance, own.degrees), (base.variance, base.degrees))
     return Contrast(
         own.loss - base.loss,
         variance,
@@ -179,4 +235,10 @@ def _speedup(own: Contrast, base: Contrast) -> Contrast:
         min(own.new, base.new),
         min(own.stored, base.stored),
         min(own.runs, base.runs),
+        own.paired and base.paired,
     )
+
+
+def _degrees(*parts: tuple[float, float]) -> float:
+    """Return the degrees of freedom of a sum of estimated variances (Satterthwaite, Biometrics Bull. 2, 1946)."""
+    return sum(variance for variance, _ in parts) ** 2 / sum(variance**2 / degrees for variance, degrees in parts)

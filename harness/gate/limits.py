@@ -6,12 +6,12 @@ the noise of its seeds, and a margin; `time` has the machine's, and is decided f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from harness.gate import equivalence
-from harness.gate.exact import Exact
+from harness.gate.exact import Exact, device_kind
 from harness.gate.timing import TimeVerdict
 from harness.plugins import Limit, Metric
 from harness.results import Result
@@ -118,7 +118,7 @@ def _finding(metric: Metric, result: Result, level: Sequence[Result]) -> Finding
     if after is None:
         # What could be measured once and cannot be now is worse, not unknown.
         return Finding(metric=metric, word="regressed", baseline=before, measured=None, rule="")
-    limit = metric.limits_on.get(result.lead.device.partition(":")[0], metric.limit)
+    limit = metric.limits_on.get(device_kind(result), metric.limit)
     if metric.layer == "accuracy":
         if _deterministic(result, level):
             limit = Limit()
@@ -178,11 +178,5 @@ def _drop(metric: Metric, before: float, after: float) -> float:
 
 
 def _limit(metric: Metric, limit: Limit) -> str:
-    return " or ".join(_parts(metric, limit))
-
-
-def _parts(metric: Metric, limit: Limit) -> Iterator[str]:
-    if limit.relative:
-        yield f"{100 * limit.relative:g}%"
-    if limit.absolute:
-        yield metric.show(limit.absolute)
+    relative = f"{100 * limit.relative:g}%" if limit.relative else ""
+    return " or ".join(filter(None, (relative, metric.show(limit.absolute) if limit.absolute else "")))

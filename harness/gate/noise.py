@@ -70,18 +70,18 @@ class Noise:
 
 
 def estimate(
-    view: View, stored: Mapping[str, Sequence[Run]], new: Mapping[str, Run], groups: Mapping[str, str]
+    view: View, stored: Mapping[str, Sequence[Run]], new: Mapping[str, Sequence[Run]], groups: Mapping[str, str]
 ) -> dict[str, Noise]:
     """Return the noise of each case.
 
     Args:
         view: sets the prior.
         stored: the processes of each case by run.
-        new: those of the run that is judged; that they may be at another level does not count.
+        new: those of the run that is judged, of each code apart; that they may be at another level does not count.
         groups: the cases that are expected to be alike, by the name of their group.
     """
     prior = PRIORS[view]
-    cases = {case: [*runs, new[case]] for case, runs in stored.items()}
+    cases = {case: [*runs, *new[case]] for case, runs in stored.items()}
     rounds = {case: _rounds(runs) for case, runs in cases.items()}
     everyone = _process(cases, rounds, prior.process**2, prior.worth)
     members: dict[str, list[str]] = {}

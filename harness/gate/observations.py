@@ -52,6 +52,8 @@ class Process:
     disturbed: tuple[str, ...] = ()
     """What disturbed it, a sentence each."""
     ranks: int = 1
+    agent: int = 0
+    """Which of the run's agents started it."""
 
 
 def observe(samples: Samples, disturbed: Callable[[Samples], tuple[str, ...]] = lambda samples: ()) -> Process:
@@ -74,6 +76,7 @@ def observe(samples: Samples, disturbed: Callable[[Samples], tuple[str, ...]] = 
         settled=samples.settled_after is not None,
         disturbed=disturbed(samples),
         ranks=len(samples.ranks),
+        agent=samples.agent,
     )
 
 

@@ -16,6 +16,10 @@ FALSE_ALARMS = 0.01
 """Of one run, over all its cases and views (Holm): of 100 cases each has .01 %."""
 FALSE_ALARMS_OF_CASE = 0.0002
 """What a run of fewer than 50 cases may spend for each; one false red in 50 nights of 100 cases would be this."""
+CREEP_RUNS = 4
+"""Stored runs of a level from which on its drift is judged; with fewer their scatter is not known."""
+CREEP_ALARMS = 0.1
+"""The share of a run's false alarms that drifts may spend, a case as much as another; the rest is the suspects'."""
 POWER_Z = 2.326
 """99 %: the effects that a verdict says it sees, it misses once in 100."""
 THETA: dict[View, float] = {"same work": 0.02, "machine": 0.05, "speedup": 0.05, "wall": 0.25, "control": 0.05}
@@ -44,6 +48,9 @@ class Policy:
     confirm_rounds_s: float
     max_rounds: int
     """Of measuring unresolved cases again, with twice the processes each time."""
+    agents: int
+    """Agents that the confirmation of a suspect is spread over, of the candidate and, where the accepted commit can be
+    laid out, of the accepted code beside it; 0 confirms against the stored runs alone."""
     unresolved: Literal["pass", "tell", "fail"]
     """Whether an unresolved case passes, is told by the exit code of the run, or fails."""
     sees_one: float
@@ -84,6 +91,7 @@ POLICIES: Mapping[str, Policy] = {
             rounds_s=1.0,
             confirm_rounds_s=2.0,
             max_rounds=0,
+            agents=0,
             unresolved="pass",
             sees_one=0.25,
             sees_several=0.50,
@@ -96,6 +104,7 @@ POLICIES: Mapping[str, Policy] = {
             rounds_s=4.0,
             confirm_rounds_s=4.0,
             max_rounds=3,
+            agents=4,
             unresolved="tell",
             sees_one=0.08,
             sees_several=0.25,
@@ -107,6 +116,7 @@ POLICIES: Mapping[str, Policy] = {
             rounds_s=4.0,
             confirm_rounds_s=4.0,
             max_rounds=0,
+            agents=8,
             unresolved="fail",
             sees_one=0.06,
             sees_several=0.15,

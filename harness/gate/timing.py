@@ -2,20 +2,22 @@
 
 The processes of a confirmation are fresh, but the stored ones and the state of the machine in this run are those of the
 screen. So a confirmation is no independent test: its p value is that of the confirmation *given* that the screen had
-found the case suspect, with the correlation that what both share makes.
+found the case suspect, with the correlation that what both share makes. Where the accepted code ran beside the
+candidate, they share nothing. A case that passes from run to run may still creep: so its drift over the level is judged
+too.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness.gate import chance, detectable
 from harness.gate.contrasts import Contrasts, Timed, correlation, cut, gather, theta
 from harness.gate.observations import View
-from harness.gate.policy import FALSE_ALARMS, FALSE_ALARMS_OF_CASE, MOST_DISTURBED, Policy
+from harness.gate.policy import CREEP_ALARMS, FALSE_ALARMS, FALSE_ALARMS_OF_CASE, MOST_DISTURBED, MOVED_Z, Policy
 from harness.gate.screening import JUDGED, Screen, Suspect, moved, primary, suspects_of, tested
 
 TimeWord = Literal["passed", "regressed", "improved", "unresolved", "incomparable", "new"]
@@ -39,6 +41,14 @@ class Effect:
     new_processes: int
     stored_processes: int
     stored_runs: int
+    paired: bool = False
+    """Whether the stored processes are of the accepted code, run beside the new ones."""
+
+    @property
+    def against(self) -> str:
+        """What the new processes were held to, in words."""
+        beside = "of the accepted code beside them" if self.paired else f"of {self.stored_runs} stored runs"
+        return f"{self.stored_processes} {beside}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +61,8 @@ class TimeVerdict:
     reasons: tuple[str, ...] = ()
     """Why, a sentence each."""
     unpaired: bool = True
-    """Whether the accepted code was measured in other runs, not beside this one."""
+    """Whether the accepted code was measured in other runs, not beside this one; true too where nothing had to be
+    confirmed."""
     processes_needed: int | None = None
     """Of the confirmation, until an unresolved case would show what the policy demands; None where no number would."""
 
@@ -70,12 +81,17 @@ def judge_time(cases: Mapping[str, Timed], policy: Policy) -> dict[str, TimeVerd
     """
     evidence = gather(cases)
     found = suspects_of(cases, evidence)
-    alarms = min(FALSE_ALARMS, FALSE_ALARMS_OF_CASE * len(cases))
+    whole = min(FALSE_ALARMS, FALSE_ALARMS_OF_CASE * len(cases))
+    alarms = (1 - CREEP_ALARMS) * whole
     confirmed = {one for worse in (True, False) for one in _confirmed(cases, evidence, found, alarms, worse=worse)}
     pending = {one.case for one in found.suspects if one.worse and one.view not in evidence[one.case].fresh}
-    return {
+    verdicts = {
         case: _verdict(case, timed, evidence[case], policy, alarms, confirmed, found, case in pending)
         for case, timed in cases.items()
+    }
+    return {
+        case: _with_creep(one, cases[case], evidence[case], CREEP_ALARMS * whole / len(cases))
+        for case, one in verdicts.items()
     }
 
 
@@ -124,6 +140,21 @@ def _confirmed(
     return held
 
 
+def _with_creep(verdict: TimeVerdict, timed: Timed, evidence: Contrasts, alarms: float) -> TimeVerdict:
+    """Return the verdict on a case that passes; regressed, if it drifted away from what it once was.
+
+    Not of one that the accepted code was found to be as slow as: it drifted with the machine.
+    """
+    view = primary(evidence)
+    crept = evidence.crept.get(view)
+    if verdict.word != "passed" or not verdict.unpaired or crept is None or crept.loss <= theta(view, timed):
+        return verdict
+    if chance.below(-crept.z()) > alarms:
+        return verdict
+    reason = f"crept: {view} {math.expm1(crept.loss):+.1%} over {crept.runs + 1} runs, none of which showed it alone"
+    return replace(verdict, word="regressed", reasons=(reason,))
+
+
 def _p_value(suspect: Suspect, timed: Timed, evidence: Contrasts, sign: int) -> float:
     """Return how easily an unchanged case that the screen found suspect is confirmed as clearly."""
     before, after = evidence.screen[suspect.view], evidence.fresh[suspect.view]
@@ -163,13 +194,15 @@ def _verdict(
         again = policy.confirm_processes
         return TimeVerdict(word="unresolved", effects=effects, reasons=doubts, processes_needed=again)
     told = {effect.view: effect for effect in effects}
+    main_fresh = evidence.fresh.get(primary(evidence))
+    paired = main_fresh is not None and main_fresh.paired
     if "wall" in worse and "machine" in evidence.fresh and evidence.fresh["machine"].loss <= theta("wall", timed):
         # Net of the kernels the tripwire is not reached; the machine view itself has the rest.
         worse.remove("wall")
         notes += ("its wall time rose, and that of the frozen kernels with it: the machine is slower, not the case",)
     if worse:
         reasons = tuple(_changed(told[view]) for view in JUDGED if view in worse)
-        return TimeVerdict(word="regressed", effects=effects, reasons=reasons)
+        return TimeVerdict(word="regressed", effects=effects, reasons=reasons, unpaired=not paired)
     if pending:
         reasons = ("suspected of a change, and not measured again to confirm or to clear it",)
         return TimeVerdict(
@@ -177,22 +210,34 @@ def _verdict(
         )
     if better := {one.view for one in confirmed if one.case == case and not one.worse}:
         reasons = tuple(_changed(told[view]) for view in JUDGED if view in better)
-        return TimeVerdict(word="improved", effects=effects, reasons=reasons)
+        return TimeVerdict(word="improved", effects=effects, reasons=reasons, unpaired=not paired)
     demanded = policy.sees(timed.ranks) + timed.budget
     main = told[primary(evidence)]
     if main.mde > demanded:
         needed = detectable.needed(main.view, timed, evidence, policy, alarms, demanded)
-        seen = f"{main.mde:.1%}" if main.mde <= 1 else "over 100%"
-        reasons = (f"{main.view}: it must slow down by {seen} to be seen, and {demanded:.0%} is demanded",)
+        reasons = (f"{main.view}: it must slow down by {sees(main.mde)} to be seen, and {demanded:.0%} is demanded",)
         return TimeVerdict(word="unresolved", effects=effects, reasons=reasons, processes_needed=needed)
-    return TimeVerdict(word="passed", effects=effects, reasons=notes)
+    if paired and _lost(evidence, timed):
+        notes += ("slower than the stored runs, and so is the accepted code beside it: what both run on, not the case",)
+    return TimeVerdict(word="passed", effects=effects, reasons=notes, unpaired=not paired)
+
+
+def _lost(evidence: Contrasts, timed: Timed) -> bool:
+    """Return whether all that was measured of the candidate is slower than the stored runs, which is no chance."""
+    seen = (evidence.whole.get(view) for view in ("same work", "machine"))
+    return any(one is not None and one.loss > theta("machine", timed) and one.z() > MOVED_Z for one in seen)
 
 
 def _changed(effect: Effect) -> str:
     return (
         f"{effect.view}: {effect.estimate:+.1%} (95 % interval {effect.low:+.1%} to {effect.high:+.1%}), "
-        f"{effect.new_processes} processes against {effect.stored_processes} of {effect.stored_runs} stored runs"
+        f"{effect.new_processes} processes against {effect.against}"
     )
+
+
+def sees(mde: float) -> str:
+    """Return the smallest effect that is seen, in words."""
+    return f"{mde:.1%}" if mde <= 1 else "over 100%"
 
 
 def _views(timed: Timed) -> set[View]:
@@ -240,4 +285,5 @@ def _effects(
             new_processes=contrast.new,
             stored_processes=contrast.stored,
             stored_runs=contrast.runs,
+            paired=contrast.paired,
         )

@@ -15,12 +15,15 @@ from harness.results import RankReport, read_report
 _TAIL_LINES = 25
 
 
-def environment(job_kind: str) -> dict[str, str]:
-    """Return the environment in which ranks start, whatever starts them."""
+ROOT = Path(__file__).resolve().parents[2]
+"""Of this suite's own code."""
+
+
+def environment(job_kind: str, root: Path = ROOT) -> dict[str, str]:
+    """Return the environment in which ranks start, whatever starts them; their suite is the one in `root`."""
     # Where this process finds its modules, the user's plug-ins among them, ranks find them too.
-    root = str(Path(__file__).resolve().parents[2])
     settings = {
-        "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]),
+        "PYTHONPATH": os.pathsep.join([str(root), *filter(None, sys.path)]),
         "PYTHONUNBUFFERED": "1",
         # Asks the driver, not the runtime, so that the fork server stays free of CUDA.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",

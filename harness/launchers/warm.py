@@ -35,9 +35,11 @@ class WarmSession:
 
     conditions = ""
 
-    def __init__(self, host: Host, folder: Path) -> None:
+    def __init__(self, host: Host, folder: Path, root: Path = _outcome.ROOT) -> None:
+        """Start the agent of the suite in `root`: this one, unless another's code is to be measured."""
         self._host = host
         self._folder = folder
+        self._root = root
         self._agent: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._unread = b""
@@ -86,7 +88,9 @@ class WarmSession:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=_outcome.environment(self._host.device_kind),
+                env=_outcome.environment(self._host.device_kind, self._root),
+                # Where a module is looked for first.
+                cwd=self._root,
                 # Ctrl-C is pytest's to handle; it then closes the agent.
                 start_new_session=True,
             )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
+from harness.gate import chance
 from harness.gate.observations import View
-from harness.gate.policy import POLICIES, Policy
+from harness.gate.policy import CREEP_RUNS, POLICIES, Policy
 from harness.gate.timing import TimeVerdict, judge_time
 from harness.proof.simulator import WORLDS, Rule, Suite, World, gate
 
 EFFECTS = (0.02, 0.03, 0.05, 0.10)
 """Slowdowns that are planted, as shares."""
+CREPT = 0.05
+"""A slowdown in equal parts over all runs of a level, of which none shows alone."""
 CASES = 20
 """Of a suite."""
 
@@ -33,12 +38,8 @@ class Count:
         return self.events / self.of if self.of else 0.0
 
     def bounds(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return the exact interval of the rate (Clopper & Pearson, Biometrika 26, 1934); each bound holds alone."""
-        from scipy.stats import beta
-
-        low = float(beta.ppf(1 - confidence, self.events, self.of - self.events + 1)) if self.events else 0.0
-        high = float(beta.ppf(confidence, self.events + 1, self.of - self.events)) if self.events < self.of else 1.0
-        return low, high
+        """Return the exact bounds of the rate; each holds alone."""
+        return chance.proportion(self.events, self.of, confidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class Rates:
     policy: str
     world: str
     stored_runs: int
+    paired: bool
+    """Whether suspects are confirmed beside the accepted code."""
     reds: Count
     """Suites without a change in which a case regressed."""
     false_alarms: Count
@@ -56,6 +59,8 @@ class Rates:
     unresolved: Count
     power: dict[float, Count]
     """Slowed cases that regressed, by slowdown, in suites in which one case in five is slowed."""
+    crept: Count
+    """Cases that became slower by `CREPT` over the level, and regressed; none where drifts are not judged."""
     coverage: dict[View, Count]
     """95 % intervals of the screen that hold the truth, in suites without a change."""
     mde: float
@@ -65,7 +70,7 @@ class Rates:
 
 
 def figures(seed: int, suites: int) -> Iterator[Rates]:
-    """Yield the rates of each policy in each world, with a young level and an old one.
+    """Yield the rates of each policy in each world, with a young level and an old one, alone and paired.
 
     Args:
         seed: of everything random.
@@ -73,14 +78,30 @@ def figures(seed: int, suites: int) -> Iterator[Rates]:
     """
     for policy in POLICIES.values():
         for world in WORLDS:
-            for stored_runs in (1, 3, 10):
+            for stored_runs, paired in itertools.product((1, 3, 10), (False, True)):
+                if paired and not policy.agents:
+                    continue
                 yield rates(
-                    policy, world, stored_runs=stored_runs, suites=suites, planted=max(1, suites // 2), seed=seed
+                    policy,
+                    world,
+                    stored_runs=stored_runs,
+                    paired=paired,
+                    suites=suites,
+                    planted=max(1, suites // 2),
+                    seed=seed,
                 )
 
 
 def rates(
-    policy: Policy, world: World, *, stored_runs: int, suites: int, planted: int, seed: int, rule: Rule = gate
+    policy: Policy,
+    world: World,
+    *,
+    stored_runs: int,
+    suites: int,
+    planted: int,
+    seed: int,
+    paired: bool = False,
+    rule: Rule = gate,
 ) -> Rates:
     """Return the rates of one policy in one world.
 
@@ -91,16 +112,18 @@ def rates(
         suites: without a change.
         planted: suites in which each of `EFFECTS` slows a case.
         seed: of everything random.
+        paired: whether the accepted code can be run beside the candidate.
         rule: what is to be proved.
     """
-    reds = alarms = improvements = unresolved = Count()
+    reds = alarms = improvements = unresolved = crept = Count()
+    made = partial(_suite, policy, world, stored_runs, paired)
     coverage: dict[View, Count] = {}
     power = dict.fromkeys(EFFECTS, Count())
     smallest: list[float] = []
     processes = 0
     unchanged = {f"case {number}": 0.0 for number in range(CASES)}
     for number in range(suites):
-        suite = _suite(policy, world, stored_runs, (seed, 0, number), unchanged)
+        suite = made((seed, 0, number), unchanged)
         # Before the confirmation, which measures again just those cases whose interval leaves out the truth.
         for verdict in judge_time(suite.cases, policy).values():
             for shown in verdict.effects:
@@ -119,18 +142,24 @@ def rates(
     slowed = dict(zip(list(unchanged)[1:], EFFECTS, strict=False))
     for number in range(planted):
         changes = unchanged | {case: math.log1p(effect) for case, effect in slowed.items()}
-        verdicts = rule(_suite(policy, world, stored_runs, (seed, 1, number), changes))
+        verdicts = rule(made((seed, 1, number), changes))
         for case, effect in slowed.items():
             power[effect] += Count(verdicts[case].word == "regressed", 1)
+        if stored_runs >= CREEP_RUNS:
+            creeps = "case 1"
+            verdicts = rule(made((seed, 2, number), unchanged, crept={creeps: math.log1p(CREPT)}))
+            crept += Count(verdicts[creeps].word == "regressed", 1)
     return Rates(
         policy=policy.name,
         world=world.name,
         stored_runs=stored_runs,
+        paired=paired,
         reds=reds,
         false_alarms=alarms,
         false_improvements=improvements,
         unresolved=unresolved,
         power=power,
+        crept=crept,
         coverage=coverage,
         mde=sorted(smallest)[len(smallest) // 2] if smallest else math.nan,
         processes=processes / (CASES * suites) if suites else math.nan,
@@ -138,12 +167,26 @@ def rates(
 
 
 def _suite(
-    policy: Policy, world: World, stored_runs: int, seed: tuple[int, ...], changes: Mapping[str, float]
+    policy: Policy,
+    world: World,
+    stored_runs: int,
+    paired: bool,
+    seed: tuple[int, ...],
+    changes: Mapping[str, float],
+    crept: Mapping[str, float] | None = None,
 ) -> Suite:
     import numpy as np
 
-    random = np.random.default_rng(seed)
-    return Suite(random=random, world=world, policy=policy, slowed=changes, stored_runs=stored_runs, stored_processes=5)
+    return Suite(
+        random=np.random.default_rng(seed),
+        world=world,
+        policy=policy,
+        slowed=changes,
+        stored_runs=stored_runs,
+        stored_processes=5,
+        crept=crept or {},
+        paired=paired,
+    )
 
 
 def _count(verdicts: Mapping[str, TimeVerdict], word: str) -> Count:

@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random
 from statistics import fmean
 
+from harness.gate import chance
+
 WARM_UP = 1
 """Rounds of a process that no rule looks at. The first took twice as long as the others; from the second on none
 stands out."""
@@ -83,7 +85,7 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """Exact 95 % bounds (Clopper and Pearson, 1934) for the share of these processes' comparisons."""
-        return _bounds(self.reported, self.draws)
+        return chance.proportion(self.reported, self.draws, 0.975)
 
     @property
     def apart_interval(self) -> tuple[float, float]:
@@ -93,14 +95,9 @@ class Rate:
         (Hoeffding, Ann. Math. Stat. 19, 1948). Shares between two counts take the wider bound.
         """
         reported = self.share * self.apart
-        return _bounds(math.floor(reported), self.apart)[0], _bounds(math.ceil(reported), self.apart)[1]
-
-
-def _bounds(reported: int, draws: int) -> tuple[float, float]:
-    from scipy.stats import binomtest
-
-    interval = binomtest(reported, draws).proportion_ci(0.95, method="exact")
-    return float(interval.low), float(interval.high)
+        low, _ = chance.proportion(math.floor(reported), self.apart, 0.975)
+        _, high = chance.proportion(math.ceil(reported), self.apart, 0.975)
+        return low, high
 
 
 def load(path: Path) -> tuple[Recorded, ...]:

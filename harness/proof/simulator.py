@@ -20,6 +20,9 @@ from harness.gate.timing import TimeVerdict, judge_time, needs_more, screen
 if TYPE_CHECKING:
     import numpy as np
 
+    _Drawn = tuple[np.ndarray, np.ndarray]
+    """What a run does to each case against the same work, and to the same work against the kernels."""
+
 ROUND_S = 0.08
 """Of the recorded step, its twin and two kernels."""
 
@@ -64,15 +67,22 @@ class Suite:
     """The true change of each case's time, as a logarithm; 0 for unchanged ones."""
     stored_runs: int
     stored_processes: int
+    crept: Mapping[str, float] = field(default_factory=dict)
+    """What cases became slower by since the first run of the level, in equal parts, as a logarithm."""
+    paired: bool = False
+    """Whether the accepted code can be run beside the candidate, if the policy asks for it."""
     cases: dict[str, Timed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = list(self.slowed)
+        self._agents = 0
         self._wild = self.random.lognormal(0, 0.25, len(names))
         rounds = self._rounds(self.policy.rounds_s)
         history = [
-            self._processes(names, self.stored_processes, rounds, self._run(len(names)), {}, confirms=False)
-            for _ in range(self.stored_runs)
+            self._processes(
+                names, self.stored_processes, rounds, self._run(len(names)), self._then(ago), confirms=False
+            )
+            for ago in range(1, self.stored_runs + 1)
         ]
         self._state = self._run(len(names))
         new = self._processes(names, self.policy.processes, rounds, self._state, self.slowed, confirms=False)
@@ -86,21 +96,36 @@ class Suite:
             for name in names
         }
 
+    def _then(self, ago: int) -> dict[str, float]:
+        """Return how much faster each case was so many runs ago than it is now without a change."""
+        return {name: -drift * ago / self.stored_runs for name, drift in self.crept.items()}
+
     def measure(self, more: Mapping[str, int]) -> None:
         """Add fresh processes of some cases to what was measured."""
-        names = list(self.cases)
-        rounds = self._rounds(self.policy.confirm_rounds_s)
+        agents = self.policy.agents if self.paired else 0
         for count in set(more.values()):
-            wanted = [name for name in names if more.get(name) == count]
-            fresh = self._processes(wanted, count, rounds, self._state, self.slowed, confirms=True)
-            for name in wanted:
-                self.cases[name] = replace(self.cases[name], new=self.cases[name].new + fresh[name])
+            wanted = [name for name in self.cases if more.get(name) == count]
+            if not agents:
+                self._add(wanted, count, self._state)
+            for agent in range(agents):
+                part = count * (agent + 1) // agents - count * agent // agents
+                # Whatever runs differ by is taken for the agents': the worst that pairing can meet.
+                self._add(wanted, part, self._run(len(self.slowed)), beside=self._run(len(self.slowed)))
+
+    def _add(self, names: list[str], count: int, run: _Drawn, *, beside: _Drawn | None = None) -> None:
+        rounds = self._rounds(self.policy.confirm_rounds_s)
+        self._agents += 1
+        fresh = self._processes(names, count, rounds, run, self.slowed, confirms=True)
+        other = self._processes(names, count, rounds, beside, {}, confirms=True) if beside else {}
+        for name in names:
+            known = self.cases[name]
+            self.cases[name] = replace(known, new=known.new + fresh[name], beside=known.beside + other.get(name, ()))
 
     @staticmethod
     def _rounds(seconds: float) -> int:
         return max(2, round(seconds / ROUND_S))
 
-    def _run(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, count: int) -> _Drawn:
         """Draw what a run does: half of it to all cases alike."""
         own = self.random.normal(0, self.world.run, count) + self.random.normal(0, self.world.run)
         kernels = self.random.normal(0, self.world.kernels_run)
@@ -111,7 +136,7 @@ class Suite:
         names: Collection[str],
         count: int,
         rounds: int,
-        run: tuple[np.ndarray, np.ndarray],
+        run: _Drawn,
         slowed: Mapping[str, float],
         *,
         confirms: bool,
@@ -137,6 +162,7 @@ class Suite:
                     views={view: Observation(means[view][i][j], rounds, spread[view][i][j]) for view in views},
                     confirms=confirms,
                     ranks=self.world.ranks,
+                    agent=self._agents,
                 )
                 for j in range(count)
             )

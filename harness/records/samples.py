@@ -50,6 +50,8 @@ class Samples:
     """Of the case, and of the plain loop, in a round."""
     references: dict[str, str]
     """Digest of the code of each reference, by name: `plain`, `machine`. Ratios to other code are not compared."""
+    agent: int = 0
+    """Which of the run's agents started it: all ranks of one agent have one layout of libraries in memory."""
     ranks: tuple[RankSamples, ...]
     watched: Telemetry | None = None
     """The machine before and after."""

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from harness.anatomy import budget
 from harness.anatomy.budget import WORDS, Budget
 from harness.gate.policy import Policy
-from harness.gate.timing import Effect
+from harness.gate.timing import Effect, sees
 from harness.pipeline import Outcome
 from harness.report import certificates, memory
 from harness.report.terminal import wrapped
@@ -97,7 +97,7 @@ def render(
     seen = [effect.mde for outcome in timed if (effect := _primary(outcome)) is not None]
     if seen:
         yield from wrapped(
-            f"a case sees a slowdown of {_sees(min(seen))} to {_sees(max(seen))}, half of them {_sees(median(seen))} "
+            f"a case sees a slowdown of {sees(min(seen))} to {sees(max(seen))}, half of them {sees(median(seen))} "
             "or less: so large a one is found 99 times in 100, and fewer than 1 run in 100 reports one that is none"
         )
     told = [one for one in outcomes if full or _tells(one)]
@@ -140,12 +140,8 @@ def _row(outcome: Outcome) -> list[str]:
         outcome.verdict.word,
         f"{effect.estimate:+.1%}" if effect else "n/a",
         f"{effect.low:+.1%} to {effect.high:+.1%}" if effect else "n/a",
-        _sees(effect.mde) if effect else "n/a",
+        sees(effect.mde) if effect else "n/a",
     ]
-
-
-def _sees(mde: float) -> str:
-    return f"{mde:.0%}" if mde <= 1 else "over 100%"
 
 
 def _why(outcome: Outcome) -> list[str]:
@@ -172,8 +168,8 @@ def _effects(effects: Iterable[Effect]) -> Iterator[str]:
     for effect in effects:
         yield _line(
             effect.view,
-            f"{effect.estimate:+.1%}, 95 % interval {effect.low:+.1%} to {effect.high:+.1%}, sees {effect.mde:.1%}; "
-            f"{effect.new_processes} processes against {effect.stored_processes} of {effect.stored_runs} runs",
+            f"{effect.estimate:+.1%}, 95 % interval {effect.low:+.1%} to {effect.high:+.1%}, sees {sees(effect.mde)}; "
+            f"{effect.new_processes} processes against {effect.against}",
         )
 
 
