@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.errors import StoreError
-from harness.proof.confusion import Night, Trial, contradictions, counted, lines, packed, unpacked
+from harness.proof.confusion import Night, Trial, contradictions, counted, lines, packed, page, unpacked
 
 
 def _trial(plant: str, word: str, count: int = 1, *, promised: bool = False) -> Trial:
@@ -96,3 +98,15 @@ def test_stored_nights_come_back_and_what_is_damaged_is_refused():
     for content in (packed(nights)[:-20], b"{}", packed(nights).replace(b"word", b"ward")):
         with pytest.raises(StoreError, match=r"counts here cannot be read: .*; move the file away to count anew"):
             unpacked(content, "here")
+
+
+def test_the_published_page_is_what_the_kept_nights_give():
+    docs = Path(__file__).parents[1] / "docs"
+    assert (docs / "gate_live.md").read_text(encoding="utf-8").splitlines() == page(docs / "nights")
+
+
+def test_a_damaged_night_is_refused_by_its_file(tmp_path):
+    (tmp_path / "machine").mkdir()
+    (tmp_path / "machine" / "time.json").write_text("[{]")
+    with pytest.raises(StoreError, match=r"machine/time\.json cannot be read"):
+        page(tmp_path)

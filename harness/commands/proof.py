@@ -1,4 +1,4 @@
-"""`proof`: writes the pages on the gate's error rates: simulated, and on recorded runs beside the field's rules."""
+"""`proof`: writes the pages on the gate's error rates: simulated, on recorded runs, and live."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import argparse
 from pathlib import Path
 
 from harness.errors import StoreError
-from harness.proof import comparison, page
+from harness.proof import comparison, confusion, page
 
 NAME = "proof"
-HELP = "write docs/gate.md, the gate's simulated error rates, and docs/gate_rules.md, the field's rules beside it"
+HELP = "write docs/gate.md, gate_rules.md and gate_live.md: simulated error rates, the field's rules, planted faults"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where to write, and how much to simulate."""
     parser.add_argument("--docs", type=Path, default=Path("docs"), metavar="DIR", help="folder (default: docs)")
     parser.add_argument(
-        "--suites", type=int, default=300, metavar="N", help="simulated suites of each of 27 kinds; 40 ms each"
+        "--suites",
+        type=int,
+        default=300,
+        metavar="N",
+        help="simulated suites of each of 45 kinds, 40 ms each; 0 leaves gate.md as it is",
     )
     parser.add_argument(
         "--runs",
@@ -28,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write both pages.
+    """Write the pages.
 
     Raises:
         StoreError: the recorded processes are not there, or the folder cannot be written.
@@ -36,7 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         arguments.docs.mkdir(exist_ok=True)
         comparison.write_docs(arguments.docs / "gate_rules.md", arguments.runs)
-        page.write(arguments.docs / "gate.md", suites=arguments.suites)
+        live = "\n".join(confusion.page(arguments.docs / "nights"))
+        (arguments.docs / "gate_live.md").write_text(live + "\n", encoding="utf-8")
+        if arguments.suites:
+            page.write(arguments.docs / "gate.md", suites=arguments.suites)
     except OSError as error:
         raise StoreError(f"{error.filename}: {error.strerror}; run it in the folder of the project") from error
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -91,6 +92,31 @@ def lines(tonight: Night, before: Sequence[Night]) -> list[str]:
         *tabulate(table, headers=headers, tablefmt="plain", disable_numparse=True).splitlines(),
         "faults found of those planted; promised: where the verdict says that it sees a change of that size",
     ]
+
+
+def page(folder: Path) -> list[str]:
+    """Return the lines of `docs/gate_live.md`: what the gate said of faults planted on each machine.
+
+    Args:
+        folder: has a folder for each machine, with the nights of each layer as `packed` has them.
+
+    Raises:
+        StoreError: a file holds something else.
+    """
+    found = [
+        "# Planted faults, live",
+        "",
+        "Made by `python -m harness proof` from the nights in `docs/nights/`, counted by `pytest benches -k gate_proof`.",
+        "Faults were planted in real cases, beside cases without any; this is what the gate said of each. One night",
+        "proves little, as the exact bounds say; they narrow from night to night.",
+    ]
+    for file in sorted(folder.glob("*/*.json")):
+        nights = unpacked(file.read_bytes(), str(file))
+        last, host = nights[-1], file.parent.name
+        versions = ", ".join(f"{name} {last.versions[name]}" for name in ("python", "torch") if name in last.versions)
+        found += ["", f"## {host}, {file.stem} layer", "", f"Until {last.date}, gate {last.gate}, {versions}."]
+        found += ["", "```", *lines(last, nights[:-1]), "```"]
+    return found
 
 
 def contradictions(tonight: Night, before: Sequence[Night]) -> list[str]:
