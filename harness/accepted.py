@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
@@ -40,11 +40,20 @@ class NoAcceptedCode(HarnessError):
     """The accepted code cannot be measured beside the candidate; the message completes "unpaired: ..."."""
 
 
+def chosen(level: Sequence[Stored]) -> Stored | None:
+    """Return the run whose code a case is measured beside: of its level, newest first, the oldest that a commit holds.
+
+    Beside the newest one, what creeps from run to run would always have just happened before. Where no commit holds
+    any, the newest says so.
+    """
+    return next((stored for stored in reversed(level) if stored.commit), level[0] if level else None)
+
+
 def refuse(stored: Stored | None, *, software: Mapping[str, str], options: RunOptions) -> None:
     """Raise where code beside the candidate would say nothing of it.
 
     Args:
-        stored: the run that was accepted last; None where nothing is stored.
+        stored: the run whose code it is; None where nothing is stored.
         software: versions of this run's libraries.
         options: of the run.
 
@@ -69,7 +78,7 @@ def lay_out(stored: Stored, folder: Path, *, root: Path = ROOT) -> Path:
     """Write the suite's code of the commit that a stored run was made with into a folder, and return that.
 
     Args:
-        stored: the run that was accepted last.
+        stored: the run whose code it is.
         folder: where to.
         root: the suite's own folder, in a git repository.
 
@@ -100,13 +109,13 @@ class AcceptedCode:
         profile: Profile,
         options: RunOptions,
         watch: Watch,
-        newest: Callable[[Case], Stored | None],
+        level: Callable[[Case], Sequence[Stored]],
         order: random.Random,
     ) -> None:
-        """Take what the run is made of; `newest` has the stored run that a case was accepted with last."""
+        """Take what the run is made of; `level` has the stored runs that a case is held to, newest first."""
         self._host, self._registry, self._profile = host, registry, profile
         self._options, self._watch = options, watch
-        self._newest = newest
+        self._level = level
         self._order = order
         self._ranks: list[Ranks] = []
         self._folders: list[Path] = []
@@ -118,7 +127,7 @@ class AcceptedCode:
         Raises:
             NoAcceptedCode: there is none, or its time would say nothing.
         """
-        stored = self._newest(case)
+        stored = chosen(self._level(case))
         commit = stored.commit if stored is not None else ""
         if commit not in self._samplers:
             try:

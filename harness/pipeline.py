@@ -88,7 +88,7 @@ class Pipeline:
             profile=profile,
             options=options,
             watch=watch,
-            newest=lambda case: self.baseline(case).newest,
+            level=lambda case: self.baseline(case).level,
             order=order,
         )
         self.timekeeper = Timekeeper(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.accepted import AcceptedCode, NoAcceptedCode, lay_out, refuse
+from harness.accepted import AcceptedCode, NoAcceptedCode, chosen, lay_out, refuse
 from harness.case import Case
 from harness.launchers import _outcome
 from harness.ranks import RunOptions
@@ -112,13 +112,22 @@ def test_a_reason_is_looked_for_once_and_nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     asked = []
 
-    def newest(case):
+    def level(case):
         asked.append(case)
+        return ()
 
     rest = dict.fromkeys(("registry", "profile", "watch"))
-    code = AcceptedCode(host=made_host(), **rest, options=RunOptions(), newest=newest, order=random.Random())
+    code = AcceptedCode(host=made_host(), **rest, options=RunOptions(), level=level, order=random.Random())
     for _ in range(2):
         with pytest.raises(NoAcceptedCode, match="nothing is stored"):
             code.of(Case.parse("resnet18-ddp-1gpu-bs8"))
     code.close()
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_the_code_that_began_the_level_is_chosen_if_a_commit_holds_it():
+    newest, middle, first = (_stored(commit=commit) for commit in ("c", "b", "a"))
+    assert chosen([newest, middle, first]) is first
+    assert chosen([newest, middle, _stored(commit="")]) is middle
+    assert chosen([uncommitted := _stored(commit=""), _stored(commit="")]) is uncommitted
+    assert chosen([]) is None

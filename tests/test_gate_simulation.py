@@ -75,6 +75,11 @@ def test_a_creep_is_found_that_no_run_shows_alone(monkeypatch):
     assert judged.events >= blind.events + 3
 
 
+def test_beside_the_code_that_began_the_level_a_creep_is_found():
+    alone, paired = (_rates(stored_runs=10, paired=paired, planted=12).crept for paired in (False, True))
+    assert paired.of == 12 and paired.events >= alone.events
+
+
 def test_planted_slowdowns_are_found():
     found = _rates(stored_runs=10, planted=25)
     assert _finds(found, 0.10, 0.999) and _finds(found, 0.05, 0.99) and _finds(found, 0.03, 0.60)

@@ -68,10 +68,11 @@ def _collective(kind, elements, calls=3, type_="fp32", backend="gloo"):
 SOUND = (_collective("all_gather", 500), _collective("all_reduce", 1000, 7), _collective("broadcast", 9, 1, "int"))
 
 
-def _row(*collectives, case_id="net-plain-2gpu-bs4", strategy=STRATEGY, **over):
+def _row(*collectives, case_id="net-plain-2gpu-bs4", strategy=STRATEGY, squares=(25.0, 16.0, 9.0), **over):
     """Return the row on communication, or None: rank 0 is sound, rank 1 moved what is given."""
     reference = made_played(**({"units": (((1000,),),), "sizes": (1000,)} | over))
-    ranks = (made_watched(0, collectives=SOUND), made_watched(1, collectives=collectives))
+    moved = enumerate((SOUND, collectives))
+    ranks = tuple(made_watched(rank, collectives=own, gradient_squares=squares) for rank, own in moved)
     evidence = Evidence(case=Case.parse(case_id), strategy=strategy, reference=reference, ranks=ranks)
     certificate = judge(evidence, key="key", seconds=1.0, unix_time=2.0)
     assert certificate.collectives == SOUND
@@ -109,6 +110,8 @@ def test_nothing_is_said_where_nothing_is_known():
     assert _row(*wrong, units=()) is None
     assert _row(*wrong, trained=10) is None
     assert _row(_collective("all_reduce", 1, backend="nccl")) is None
+    # A step that the loss scaler skipped: it moves less, and the one after it more.
+    assert _row(*wrong, squares=(25.0, 16.0, 0.0)) is _row(*wrong, squares=(0.0, 16.0, 9.0)) is None
 
 
 def test_a_rank_sends_by_the_best_algorithms_for_each_collective():

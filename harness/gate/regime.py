@@ -208,8 +208,8 @@ def _traffic(evidence: Evidence) -> Iterator[Row]:
     whole = bool(reference.units) and reference.trained == sum(reference.sizes)
     if strategy.traffic is None or not (known and whole and len(ranks) > 1) or {c.backend for c in seen} - {"gloo"}:
         return
-    if not any(rank.gradient_squares[-1] for rank in ranks):
-        return  # the loss scaler skipped the step, and what follows an update with it
+    if not all(map(any, zip(*(rank.gradient_squares for rank in ranks), strict=True))):
+        return  # the loss scaler skipped a step: with it what follows an update, and the next one gathers anew
     wanted: dict[str, tuple[int, int | None]] = {}
     for moved in strategy.traffic(reference.units, len(ranks)):
         kind = "all_reduce" if moved.kind == "reduce_scatter" else moved.kind

@@ -143,7 +143,7 @@ def _confirmed(
 def _with_creep(verdict: TimeVerdict, timed: Timed, evidence: Contrasts, alarms: float) -> TimeVerdict:
     """Return the verdict on a case that passes; regressed, if it drifted away from what it once was.
 
-    Not of one that the accepted code was found to be as slow as: it drifted with the machine.
+    Not of one that the code which began the level was found to be as slow as: it drifted with the machine.
     """
     view = primary(evidence)
     crept = evidence.crept.get(view)

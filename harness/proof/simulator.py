@@ -116,7 +116,9 @@ class Suite:
         rounds = self._rounds(self.policy.confirm_rounds_s)
         self._agents += 1
         fresh = self._processes(names, count, rounds, run, self.slowed, confirms=True)
-        other = self._processes(names, count, rounds, beside, {}, confirms=True) if beside else {}
+        # The accepted code is that of the run that began the level.
+        began = self._then(self.stored_runs)
+        other = self._processes(names, count, rounds, beside, began, confirms=True) if beside else {}
         for name in names:
             known = self.cases[name]
             self.cases[name] = replace(known, new=known.new + fresh[name], beside=known.beside + other.get(name, ()))
