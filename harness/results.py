@@ -37,6 +37,8 @@ class EpochReport:
     steps: int
     scores: dict[str, float] | None = None
     """Validation after the epoch, over all ranks; rank 0 alone holds it."""
+    learning_rate: float | None = None
+    """Of the epoch's first update, of the first parameter group; runs of before this was recorded have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
@@ -82,7 +84,7 @@ class RankReport:
     step_s: tuple[float, ...] = ()
     """Boundary to boundary of every step, warm-up included."""
     data_wait_s: tuple[float, ...] = ()
-    """Of each step, the seconds spent waiting for its batch."""
+    """Of each step, the seconds in which the device had nothing to do for want of a batch."""
     loss: tuple[float, ...] = ()
     """This rank's mean loss of each step."""
     warmup_steps: int = 0
@@ -159,6 +161,14 @@ class Result:
     same speed in every run; the first run of a level measured it."""
     hardware: str = ""
     """Digest of what decides the machine's speed."""
+    best_epoch: int | None = None
+    """With `--tested` or `--save-model`: the epoch that validation scored best, counted from 1, the first of equals."""
+    test_scores: dict[str, float] = field(default_factory=dict)
+    """With `--tested`: of the test split, by the model as it was after its best epoch."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """With `--tested`, of a classifier: how many test images of each class (row) it took for each class (column)."""
+    resumed: str = ""
+    """With `--resume`: after which epoch this training was taken up by fresh ranks, or why it began anew."""
 
     def __post_init__(self) -> None:
         if len({len(rank.step_s) for rank in self.ranks}) != 1:
@@ -175,10 +185,26 @@ class Result:
         return tuple((epochs[-1].scores or {}).get(name) if epochs else None for epochs in of_seeds)
 
     @property
+    def class_accuracy(self) -> tuple[float | None, ...]:
+        """Share of the test images of each class that were taken for it; None where there is no such image."""
+        return tuple(row[place] / sum(row) if sum(row) else None for place, row in enumerate(self.confusion))
+
+    @property
     def step_s(self) -> tuple[float, ...]:
         """Seconds of every measured step: the slowest rank of each."""
         warm = self.lead.warmup_steps
         return tuple(max(step) for step in zip(*(r.step_s[warm:] for r in self.ranks), strict=True))
+
+    @property
+    def data_wait_share(self) -> float | None:
+        """The share of the measured steps in which they waited for a batch; None where nothing was timed.
+
+        Of each step the rank counts that waited longest, for the others then wait for it.
+        """
+        warm = self.lead.warmup_steps
+        waits = [max(step) for step in zip(*(r.data_wait_s[warm:] for r in self.ranks), strict=True)]
+        whole = sum(self.step_s)
+        return min(1.0, sum(waits) / whole) if waits and whole > 0 else None
 
 
 _REPORT: TypeAdapter[RankReport] = TypeAdapter(RankReport)

@@ -45,7 +45,11 @@ FAILURES = st.builds(
     unix_time=FIGURES,
 )
 EPOCHS = st.builds(
-    EpochReport, seconds=FIGURES, steps=COUNTS, scores=st.none() | st.dictionaries(TEXTS, FIGURES, max_size=3)
+    EpochReport,
+    seconds=FIGURES,
+    steps=COUNTS,
+    scores=st.none() | st.dictionaries(TEXTS, FIGURES, max_size=3),
+    learning_rate=st.none() | FIGURES,
 )
 REPORT_FIELDS = {
     "rank": COUNTS,
@@ -110,8 +114,13 @@ RESULT_FIELDS = {
         st.builds(RankReport, **(REPORT_FIELDS | {"step_s": st.just((0.5,))})), min_size=1, max_size=2
     ).map(tuple),
     "samples": st.lists(SAMPLES, max_size=2).map(tuple),
+    "beside": st.lists(SAMPLES, max_size=2).map(tuple),
     "plain_s": st.none() | FIGURES,
     "hardware": TEXTS,
+    "best_epoch": st.none() | COUNTS,
+    "test_scores": st.dictionaries(TEXTS, FIGURES, max_size=2),
+    "confusion": st.lists(MICROS, max_size=2).map(tuple),
+    "resumed": TEXTS,
 }
 st.register_type_strategy(float, FIGURES)  # a record holds no NaN
 st.register_type_strategy(str, TEXTS)
