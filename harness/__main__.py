@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.commands import proof, published, recommend
+from harness.commands import evaluate, proof, published, recommend
 from harness.errors import HarnessError
 
-COMMANDS = (proof, published, recommend)
+COMMANDS = (evaluate, proof, published, recommend)
 """Each a module with `NAME`, `HELP`, `add_arguments(parser)` and `run(arguments)`, which returns the exit code."""
 
 

@@ -22,7 +22,10 @@ from harness.source import file_of, source_of
 
 _HARNESS = Path(__file__).parent
 _OTHERS = frozenset(
-    ["accounting", "agent", "ceilings", "faults", "fitting", "frozen", "ledger", "overhead", "replicate", "tracing"]
+    [
+        *("accounting", "agent", "ceilings", "faults", "fitting", "frozen", "keeping", "ledger", "loaders"),
+        *("overhead", "replicate", "saving", "scoring", "tracing"),
+    ]
 )
 """Of the worker, what only other runs than the certified steps go through, or, for faults, those that say so."""
 _SOURCES = (

@@ -26,6 +26,18 @@ def add_options(parser: pytest.Parser) -> None:
         help="full: also the heavy models that a plain run leaves out unless -k, -m or a test id names them",
     )
     group.addoption(
+        "--study",
+        metavar="NAME",
+        help="run a published study whole, in place of the matrix: detection, vit, strategies, dataparallel; "
+        "as published with --profile paper, in small with smoke",
+    )
+    group.addoption(
+        "--study-report",
+        type=Path,
+        metavar="DIR",
+        help="write the study's figures, its tables and its raw results there",
+    )
+    group.addoption(
         "--data-root",
         type=Path,
         metavar="DIR",
@@ -95,6 +107,23 @@ def add_options(parser: pytest.Parser) -> None:
         default=1,
         metavar="N",
         help="train each case with N seeds, the same for all, and say which strategies are equivalent in accuracy",
+    )
+    group.addoption(
+        "--tested",
+        action="store_true",
+        help="score each case's best epoch by validation on the test split too, class by class",
+    )
+    group.addoption(
+        "--save-model",
+        type=Path,
+        metavar="DIR",
+        help="save the model of each case's best epoch as DIR/<case>, for `python -m harness evaluate` and for others",
+    )
+    group.addoption(
+        "--resume",
+        action="store_true",
+        help="keep each training in the cache after every epoch, and take up the one that an earlier run with this "
+        "option was interrupted in",
     )
     group.addoption(
         "--gate-policy",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from statistics import median
@@ -37,6 +37,9 @@ class Explainer:
     """Whether each case is run once more to count the bytes of its tensors."""
     traced: bool = False
     """Whether each case is run once more under torch's profiler."""
+    accounted_too: Collection[Case] = ()
+    """Cases that are, whatever the others are."""
+    traced_too: Collection[Case] = ()
     found: dict[Case, Largest] = field(default_factory=dict)
     """The largest batches of the cases that were searched for."""
     _ceilings: dict[int, Ceilings] = field(default_factory=dict)
@@ -48,7 +51,7 @@ class Explainer:
         Raises:
             WorkerFailed: such a run failed.
         """
-        if self.accounted:
+        if self.accounted or case in self.accounted_too:
             with self.sampled(case, interval_s=INTERVAL_S) as window:
                 reports, _ = self.launch(case, f"{case}: accounted", purpose="account")
             accounts = tuple(account(report.extra["account"]) for report in reports)
@@ -58,7 +61,7 @@ class Explainer:
                 images=len(accounts[0].plain_s) * case.global_batch_size,
             )
             result = replace(result, accounts=accounts, telemetry=replace(window.telemetry, measured=measured))
-        if self.traced:
+        if self.traced or case in self.traced_too:
             result = replace(
                 result, traces=self.traces(case), ceilings=self.ceilings(case), loaded=self._loaded_for(case)
             )

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from harness.errors import StoreError
-from harness.plugins import DataSpec, OptimizerSpec
+from harness.plugins import Augmentation, DataSpec, Normalisation, OptimizerSpec
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -37,16 +37,24 @@ class DataSettings:
     image_size: int
     train_images: int | None = None
     val_images: int | None = None
+    test_images: int | None = None
+    carved_images: int | None = None
+    augment: Augmentation = "none"
+    normalise: Normalisation = "dataset"
     download: bool = False
 
     @property
     def spec(self) -> DataSpec:
-        """As the datasets take it; the subset's seed is always the same."""
+        """As the datasets take it; the seed of its subsets is always the same."""
         return DataSpec(
             root=self.root,
             image_size=self.image_size,
             train_images=self.train_images,
             val_images=self.val_images,
+            test_images=self.test_images,
+            carved_images=self.carved_images,
+            augment=self.augment,
+            normalise=self.normalise,
             download=self.download,
         )
 
@@ -63,18 +71,22 @@ class Job:
         "trace",
         "ceilings",
         "loader_rate",
+        "loaders",
         "fit",
         "certify",
         "play",
         "warm_start",
         "prepare_data",
         "overhead",
+        "score",
+        "evaluate",
     ] = "measure"
     """`measure` times; `account` counts bytes and operations, `trace` attaches the profiler: three runs, never mixed.
     `replicate` times again, beside frozen references. `ceilings` measures what the machine can do, `loader_rate` the
-    loader, `fit` whether a batch fits. `certify` trains a few steps and holds them to the reference, which `play` makes
-    in one process; `warm_start` trains on the pretrain split and writes the weights; `prepare_data` makes the dataset's
-    files; `overhead` interleaves the harness's step with a bare loop's."""
+    loader, `loaders` it beside torchvision's, `fit` whether a batch fits. `certify` trains a few steps and holds them
+    to the reference, which `play` makes in one process; `warm_start` trains on the pretrain split and writes the
+    weights; `prepare_data` makes the dataset's files; `overhead` interleaves the harness's step with a bare loop's.
+    `score` takes up a kept training to score and save its model, `evaluate` scores a saved one."""
     ranks: int
     """Processes to start."""
     devices_per_process: int = 1
@@ -108,6 +120,14 @@ class Job:
     """A fault that the case is to have, as `harness.plant` reads it."""
     plugins: tuple[str, ...] = ()
     """Modules named by `--plugins`."""
+    checkpoints: Path | None = None
+    """Where each rank keeps its state after each epoch; None keeps nothing."""
+    begin_from: Path | None = None
+    """Of `measure` and `score`: what ranks kept after an epoch, to go on from."""
+    scored: Literal["", "val", "test"] = ""
+    """Of `score` and `evaluate`: the split to score."""
+    saved: Path | None = None
+    """Folder of a saved model: that `score` makes, that `evaluate` reads."""
     asked_s: float = 0.0
     """The parent's monotonic clock when it asked for the ranks."""
     folder: Path

@@ -32,6 +32,7 @@ from harness.registry import Registry
 from harness.results import RankReport, Repeat, Result
 from harness.sampler import Sampler
 from harness.timekeeper import Level, Timekeeper
+from harness.trainings import Trainings
 
 _SHARED_STEPS = 2
 """Measured where ranks share cores: what says little need not be long."""
@@ -80,6 +81,16 @@ class Pipeline:
             launch=self.ranks.launch,
             recertify=options.recertify,
         )
+        self.trainings = Trainings(
+            launch=self.ranks.launch,
+            facts=self.ranks.facts,
+            data=lambda case: self.ranks.data(self.ranks.settings(case)),
+            registry=registry,
+            folder=(cache_folder() if options.resume else self.ranks.folder) / "checkpoints" / profile.name,
+            resume=options.resume,
+            tested=options.tested,
+            saved_to=options.save_model,
+        )
         self.baselines = Baselines(options.baselines, host)
         order = random.Random()
         self._accepted = AcceptedCode(
@@ -111,12 +122,19 @@ class Pipeline:
         Raises:
             StoreError: a stored run is damaged.
         """
-        wanted = {one for case in cases for one in (case, reference_of(case)) if not self._shared(one)}
+        cases = tuple(cases)
+        bases = filter(self._may_refer_to, map(reference_of, cases))
+        wanted = {one for one in (*cases, *bases) if not self._shared(one)}
         found: dict[Case, Level] = {
             case: [run for stored in self.baseline(case).level if (run := stored.result.samples)]
             for case in sorted(wanted, key=str)
         }
         return found if self.options.stored else {case: level for case, level in found.items() if level}
+
+    def sample(self, cases: Iterable[Case], *, processes: int, rounds_s: float) -> None:
+        """Take so many processes of each case whose ranks share no cores, in random order, whatever is stored of it."""
+        wanted = {case: processes for case in dict.fromkeys(cases) if not self._shared(case)}
+        self.timekeeper.sampler.take(wanted, stage="screen", rounds_s=rounds_s)
 
     def selftest(self, cases: Iterable[Case]) -> Selftest:
         """Hold unchanged cases to themselves, and keep what that says of this machine.
@@ -184,6 +202,9 @@ class Pipeline:
         beside = self.timekeeper.beside(case)
         return replace(result, samples=samples, beside=beside, plain_s=known or plain_s(samples))
 
+    def _may_refer_to(self, case: Case) -> bool:
+        return self.options.references is None or case in self.options.references
+
     def _shared(self, case: Case) -> bool:
         """Return whether ranks share cores, so that the timing says little."""
         return self.host.device_kind == "cpu" and case.gpu_count > len(self.host.cores)
@@ -196,7 +217,7 @@ class Pipeline:
         """
         settings, weights = self.ranks.settings(case), self.ranks.warm_start(case)
         facts = {
-            "settings": asdict(settings),
+            "settings": settings.facts,
             "data": asdict(self.ranks.data(settings)),
             "weights": weights and weights.name,
         }
@@ -230,6 +251,8 @@ class Pipeline:
         wanted = reference_of(case)
         if wanted == case:
             return self.measure(case), ""
+        if not self._may_refer_to(wanted):
+            return None, "no speedup over one GPU where the study has no such case"
         if self.options.reference == "baseline":
             if self.options.baselines is None:
                 return None, "no folder of stored runs to take the reference from"
@@ -255,7 +278,7 @@ class Pipeline:
         facts = {
             "case": case.id,
             "profile": self.profile.name,
-            "settings": asdict(settings),
+            "settings": settings.facts,
             "dataset": self.ranks.data(settings).name,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -263,6 +286,7 @@ class Pipeline:
     def close(self) -> None:
         """End every process and delete the run's folder, unless a failure is in it."""
         self._accepted.close()
+        self.trainings.close()
         self.ranks.close()
 
     def overhead(self, case: Case, *, steps: int) -> Sequence[RankReport]:
@@ -277,18 +301,18 @@ class Pipeline:
         started = time.time()
         over = {"measured_steps": min(_SHARED_STEPS, settings.measured_steps)} if self._shared(case) else {}
         with self.ranks.sampled(case, interval_s=None) as window:
-            reports, wall_s = self.ranks.launch(case, str(case), **over)
+            reports, wall_s, resumed = self.trainings.train(case, str(case), **over)
         repeats = []
         for seed in range(1, self.options.seeds):
             title = f"{case}: seed {seed} of {self.options.seeds}"
-            repeat, _ = self.ranks.launch(case, title, seed=seed, measured_steps=1)
+            repeat, *_ = self.trainings.train(case, title, seed=seed, measured_steps=1)
             repeats.append(Repeat(seed=seed, epochs=repeat[0].epochs))
-        return Result(
+        result = Result(
             case_id=case.id,
             profile=self.profile.name,
             identity=self.identity(case),
             dataset=self.ranks.data(settings).name,
-            settings=asdict(settings),
+            settings=settings.facts,
             host=self.host.name,
             launcher=self.options.launcher,
             conditions=self.ranks.start().conditions,
@@ -300,7 +324,9 @@ class Pipeline:
             watched=window.telemetry,
             ranks=tuple(reports),
             repeats=tuple(repeats),
+            resumed=resumed,
         )
+        return self.trainings.finish(case, result)
 
 
 def _selftests() -> Path:

@@ -1,4 +1,4 @@
-"""What a Strategy, Model, Dataset, Metric and Launcher is.
+"""What a Strategy, Model, Dataset, Metric, Launcher and Study is.
 
 Nothing here imports torch, and no module that defines one may do so when imported: only its functions, in a rank.
 """
@@ -12,14 +12,20 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from harness.case import Precision
+from harness.case import Case, Precision
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from harness.evidence.claims import Claim
+    from harness.evidence.runs import Evidence
+    from harness.evidence.tables import Table
+    from harness.figures.charts import Figure
     from harness.host import Host
     from harness.job import Job
+    from harness.profiles import StudyProfile
+    from harness.registry import Registry
     from harness.results import RankReport, Result
 
 
@@ -29,7 +35,8 @@ class InputKind(StrEnum):
     IMAGES = "images"
     """A float tensor [N, 3, H, W] and an int64 tensor [N] of class indices."""
     DETECTION = "detection"
-    """A list of N float tensors [3, H, W] and a list of N target dicts (boxes [M, 4] in pixels xyxy, labels [M])."""
+    """A list of N float tensors [3, H, W] and a list of N target dicts (boxes [M, 4] in pixels xyxy, labels [M], and
+    masks uint8 [M, H, W] for a model of `masks`)."""
 
 
 # ---------------------------------------------------------------------------------------------------- models
@@ -73,6 +80,12 @@ class Model:
     """Top-level modules it needs beside torch, asked with `find_spec`."""
     refuses: Mapping[str, str] = field(default_factory=dict)
     """Kinds of option tokens it cannot be trained with, each with the reason."""
+    save: Callable[[nn.Module, Path], None] | None = None
+    """Write a trained module into a folder, as its own library reads it; None leaves it to `harness.worker.saving`."""
+    load: Callable[[nn.Module, Path], None] | None = None
+    """Give a module that was just built the weights that `save` wrote, without unpickling anything."""
+    masks: bool = False
+    """Of a detector: whether it learns and predicts the mask of each object beside its box."""
 
 
 # ------------------------------------------------------------------------------------------------ strategies
@@ -152,6 +165,16 @@ class Workload:
     """Whether parameters and optimizer state rest in the host's memory."""
 
 
+class Scaler(Protocol):
+    """Scales a loss by a factor that follows the gradients."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the factor and whatever decides the next one."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take that over."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Trainee:
     """A sharded workload: the seam on which all strategies are the same."""
@@ -170,6 +193,10 @@ class Trainee:
     gradients that are applied. Mostly `optimizer` itself; a library's own may wrap it."""
     kept: Callable[[], Iterable[torch.Tensor]] | None = None
     """The tensors in which this rank keeps parameters between steps; None for the module's own."""
+    written: Callable[[], Iterable[torch.Tensor]] | None = None
+    """The tensors that `applied` writes, always in the same order; None for those in its groups."""
+    scaler: Scaler | None = None
+    """What scales the loss of FP16."""
     unsynchronised: Callable[[], AbstractContextManager[Any]] | None = None
     """In which `step` leaves gradients unreduced, so that it is the same step without communication; None where the
     strategy cannot compute without."""
@@ -274,13 +301,30 @@ class DataSpec:
     """Seeded subset of the training split; None takes all."""
     val_images: int | None = None
     """Seeded subset of the validation split; None takes all."""
+    test_images: int | None = None
+    """Seeded subset of the test split; None takes all."""
+    carved_images: int | None = None
+    """So many training images, drawn by `seed`, are the validation split, and what is that otherwise is the test split;
+    None carves nothing, and then a dataset with two splits of its own has no test split."""
     seed: int = 0
-    """Seed of the subset, apart from every other seed."""
+    """Seed of the subsets and of what is carved, apart from every other seed."""
     download: bool = False
     """Whether missing files may be fetched."""
+    augment: Augmentation = "none"
+    """Of the training images, not of those to pretrain on; what is drawn for it comes from torch's generator."""
+    normalise: Normalisation = "dataset"
+    masks: bool = False
+    """Whether targets of detection, and their ground truth, are to have the mask of each object."""
 
 
-Split = Literal["pretrain", "train", "val"]
+Augmentation = Literal["none", "crop", "crop_flip", "resized_crop_flip"]
+"""What is done to training images by chance: moved by a little, or a part of them enlarged; and mirrored."""
+
+Normalisation = Literal["dataset", "half"]
+"""What a classifier's pixels are normalised by: mean and deviation of the dataset, or .5 and .5, to -1 to 1."""
+
+Split = Literal["pretrain", "train", "val", "test"]
+"""`test` is looked at once, by the model that `val` chose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +343,10 @@ class Dataset:
     """A map-style torch dataset of (image [3, S, S] float, label int) or (image, target dict). Raises DataError."""
     missing: Callable[[Path, bool], str | None]
     """Given root and download: why the files are not there, completing "<case> needs ...", or None. Cheap."""
+    untested: Callable[[DataSpec], str | None] = lambda spec: "it has no images for one"
+    """Why a spec has no test split, completing "<dataset> has no test split: ...", or None where it can be opened."""
+    reference: Callable[[DataSpec], Any] | None = None
+    """All stored training images through torchvision's own dataset and transforms, for the benchmark of the loader."""
 
 
 # --------------------------------------------------------------------------------------------------- metrics
@@ -351,6 +399,8 @@ class Metric:
     """The input kind whose validation it scores, or None for figures of the run itself."""
     score: Callable[[Sequence[Any], Any], dict[str, float]] | None = None
     """In the worker: all validation predictions, each image once, and the dataset -> named scores in [0, 1]."""
+    confusion: Callable[[Sequence[Any], int], Sequence[Sequence[int]]] | None = None
+    """In the worker: all predictions, and the number of classes -> how many of each class (row) were taken for each."""
 
 
 # ------------------------------------------------------------------------------------------------- launchers
@@ -380,3 +430,39 @@ class Launcher:
     name: str
     open: Callable[[Host, Path], Session]
     """Given the host and a folder for logs and reports."""
+
+
+# --------------------------------------------------------------------------------------------------- studies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A case of a study."""
+
+    case: Case
+    timed: bool = False
+    """Whether the study tells its speed from others', so that several processes of it are taken."""
+    accounted: bool = False
+    """Whether the study needs what an accounted run of it counts, or the machine tells meanwhile."""
+    traced: bool = False
+    """Whether the study needs to know where its time goes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A published study that the suite runs whole, and what it makes of it."""
+
+    name: str
+    about: str
+    """What it trains and asks, in a sentence."""
+    plan: Callable[[StudyProfile, Registry], Iterable[Planned]]
+    """Its cases, in the order of its tables; those that cannot run here too."""
+    tables: Callable[[Evidence], Iterable[Table]]
+    """What was measured beside what was published."""
+    claims: Callable[[Evidence], Iterable[Claim]]
+    """What the study says, each judged by what was measured."""
+    figures: Callable[[Evidence], Iterable[Figure]] = lambda evidence: ()
+    tested: bool = False
+    """Whether the test split is scored too, by the model of the best epoch."""
+    published: Path | None = None
+    """File of the figures that it published, as `harness.published` reads it; None for a study that has none."""

@@ -111,7 +111,12 @@ def _keep_time(config: pytest.Config, cases: list[Case]) -> None:
     suite = suite_of(config)
     if config.getoption("gate_selftest"):
         suite.selftest = suite.pipeline.selftest(cases)
-    elif not suite.options.find_max_batch and (levels := suite.pipeline.levels(cases)):
+        return
+    if suite.study is not None:
+        settings, timed = suite.study.profile.study, {one.case for one in suite.study.planned if one.timed}
+        chosen = [case for case in cases if case in timed]
+        suite.pipeline.sample(chosen, processes=settings.processes, rounds_s=settings.process_s)
+    if not suite.options.find_max_batch and (levels := suite.pipeline.levels(cases)):
         policy, reporter = suite.options.policy.name, config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.write_line(f"timing {len(levels)} cases before the first is told, by policy {policy}")
@@ -183,6 +188,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if any(item.get_closest_marker("bench") for item in items):
         _add_vanished(config, items)
     refuse_unknown_names(config, items)
+    if config.getoption("study"):
+        # Where a bench file has none of its cases pytest makes a test without any; other tests are no part of it.
+        config.hook.pytest_deselected(items=[item for item in items if not item.get_closest_marker("bench")])
+        items[:] = [item for item in items if item.get_closest_marker("bench")]
     yield
     if config.getoption("matrix") == "full":
         return
@@ -204,6 +213,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     if SUITE in session.config.stash:
         session.config.stash[SUITE].vanished = vanished.names(session.items)
+        if (study := session.config.stash[SUITE].study) is not None:
+            study.chosen = {case for item in session.items if (case := case_of(item))}
     to_run = sum(1 for item in session.items if case_of(item) and not item.get_closest_marker("skip"))
     if to_run:
         suite = suite_of(session.config)

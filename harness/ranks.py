@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ import platformdirs
 
 from harness import sampling
 from harness.case import Case
+from harness.checkpoints import facts_of
 from harness.errors import DataError, HarnessError, StoreError
 from harness.gate.policy import POLICIES, Policy
 from harness.host import Host
@@ -58,6 +59,8 @@ class RunOptions:
     launcher: str = "warm"
     case_timeout_s: float | None = None
     reference: Literal["run", "baseline"] = "run"
+    references: frozenset[Case] | None = None
+    """Cases that a speedup may be taken over; None runs any that one is."""
     baselines: Path | None = None
     """Folder of stored runs, of all hosts."""
     recertify: bool = False
@@ -82,6 +85,12 @@ class RunOptions:
     """A fault that every case is to have, to see that it is found."""
     seeds: int = 1
     """Trainings of each case, with seeds 0, 1, ...; the first is timed."""
+    resume: bool = False
+    """Whether trainings that were interrupted are taken up, and all are kept so that they can be."""
+    tested: bool = False
+    """Whether the best model of each training is scored on the test split."""
+    save_model: Path | None = None
+    """Folder in which the best model of each training is saved; None saves none."""
 
 
 class Ranks:
@@ -114,6 +123,10 @@ class Ranks:
         """
         weights = self.warm_start(case)
         return self._launch(self._job(case, self.settings(case), weights=weights, **over), title)
+
+    def facts(self, case: Case, **over: Any) -> dict[str, Any]:
+        """Return what the training depends on that `launch` would start."""
+        return facts_of(self._job(case, self.settings(case), weights=self.warm_start(case), **over))
 
     def start(self) -> Session:
         """Open the launcher, which then loads its libraries while pytest still collects."""
@@ -179,12 +192,12 @@ class Ranks:
         if recipe is None or data.name != settings.embedded:
             return None
         model: Model = self._registry.find("models", case.model)
-        file = cache_folder() / "warm_starts" / f"{model.name}-{self._recipe_digest(model, settings)}.pt"
+        file = cache_folder() / "warm_starts" / f"{model.name}-{self._recipe_digest(model)}.pt"
         if file not in self._warm_starts:
             self._warm_starts[file] = None
             if not file.exists():
                 try:
-                    self._train_warm_start(model, settings, file)
+                    self._train_warm_start(model, self._profile.begun_with(model), file)
                 except HarnessError as error:
                     self._warm_starts[file] = error
         if failure := self._warm_starts[file]:
@@ -215,9 +228,10 @@ class Ranks:
         )
         self._launch(job, f"warm start of {model.name} (once per machine)", timeout_s=_WARM_START_TIMEOUT_S)
 
-    def _recipe_digest(self, model: Model, settings: ModelSettings) -> str:
+    def _recipe_digest(self, model: Model) -> str:
         source = source_of(model.build)
-        facts = json.dumps([asdict(settings), self._host.versions.get("torch"), self._host.device_kind], sort_keys=True)
+        begun_with = self._profile.begun_with(model).facts
+        facts = json.dumps([begun_with, self._host.versions.get("torch"), self._host.device_kind], sort_keys=True)
         return hashlib.sha256(source + facts.encode()).hexdigest()[:12]
 
     def _launch(self, job: Job, title: str, *, timeout_s: float | None = None) -> tuple[Sequence[RankReport], float]:
@@ -270,6 +284,10 @@ class Ranks:
             image_size=settings.image_size,
             train_images=settings.train_images,
             val_images=settings.val_images,
+            test_images=settings.test_images,
+            carved_images=settings.carved_images,
+            augment=settings.augment,
+            normalise=settings.normalise,
             download=self._options.download,
         )
 

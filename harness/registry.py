@@ -1,4 +1,4 @@
-"""How the files that define strategies, models, datasets, metrics and launchers are found.
+"""How the files that define strategies, models, datasets, metrics, launchers and studies are found.
 
 The folder is the registry: every module-level value of the right type in `harness/<kind>/*.py` counts, and so does
 every one in a module named by `--plugins`.
@@ -10,14 +10,14 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from harness.errors import PluginError, unknown
-from harness.plugins import Dataset, Launcher, Metric, Model, Strategy
+from harness.plugins import Dataset, InputKind, Launcher, Metric, Model, Strategy, Study
 
 _KINDS: dict[str, type] = {
     "strategies": Strategy,
@@ -25,6 +25,7 @@ _KINDS: dict[str, type] = {
     "datasets": Dataset,
     "metrics": Metric,
     "launchers": Launcher,
+    "studies": Study,
 }
 _NOUNS = {
     "strategies": "strategy",
@@ -32,6 +33,7 @@ _NOUNS = {
     "datasets": "dataset",
     "metrics": "metric",
     "launchers": "launcher",
+    "studies": "study",
 }
 
 
@@ -44,6 +46,7 @@ class Registry:
     datasets: Mapping[str, Dataset]
     metrics: Mapping[str, Metric]
     launchers: Mapping[str, Launcher]
+    studies: Mapping[str, Study] = field(default_factory=dict)
 
     def find(self, kind: str, name: str) -> Any:
         """Return the plug-in of that kind and name.
@@ -56,12 +59,20 @@ class Registry:
             raise PluginError(unknown(_NOUNS[kind], name, named))
         return named[name]
 
+    def scoring(self, kind: InputKind) -> list[Metric]:
+        """Return the metrics that score what models of a kind predict, in the order of their columns; the first says
+        which epoch of a training is its best.
+        """
+        own = [one for one in self.metrics.values() if one.scores is kind and one.score is not None]
+        return sorted(own, key=lambda one: one.order)
 
-def discover(extra: Sequence[str] = ()) -> Registry:
+
+def discover(extra: Sequence[str] = (), *, studies: bool = False) -> Registry:
     """Import every plug-in module and return what they define.
 
     Args:
         extra: names of further modules, as given to `--plugins`; they may define plug-ins of any kind.
+        studies: whether studies are looked for too, which no rank needs.
 
     Raises:
         PluginError: a module fails to import, or two plug-ins of a kind have one name; the message names the file.
@@ -69,15 +80,16 @@ def discover(extra: Sequence[str] = ()) -> Registry:
     # A user's module is looked for in the folder the run was started in, too.
     if extra and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    found: dict[str, dict[str, Any]] = {kind: {} for kind in _KINDS}
+    kinds = {kind: type_ for kind, type_ in _KINDS.items() if studies or kind != "studies"}
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     origin: dict[tuple[str, str], str] = {}
-    for kind in _KINDS:
+    for kind in kinds:
         folder = Path(__file__).parent / kind
         for info in sorted(pkgutil.iter_modules([str(folder)]), key=lambda i: i.name):
             module = _load(f"harness.{kind}.{info.name}")
-            _collect(module, {kind: _KINDS[kind]}, found, origin)
+            _collect(module, {kind: kinds[kind]}, found, origin)
     for name in extra:
-        _collect(_load(name), _KINDS, found, origin)
+        _collect(_load(name), kinds, found, origin)
     return Registry(**{kind: dict(sorted(named.items())) for kind, named in found.items()})
 
 

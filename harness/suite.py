@@ -33,6 +33,8 @@ from harness.recording import ReplayClock
 from harness.registry import Registry, discover
 from harness.report.progress import ProgressLine
 from harness.selection import Selection, named_cases, refuse_unknown, select
+from harness.studying import StudyRun, study_run
+from harness.trainings import refuse_unwritable
 from harness.units import bytes_of
 
 
@@ -55,6 +57,8 @@ class Suite:
     options: RunOptions
     outcomes: list[Outcome]
     selection: Selection = field(default_factory=Selection)
+    study: StudyRun | None = None
+    """With --study: whose cases the run has in place of the matrix."""
     selftest: Selftest | None = None
     """With --gate-selftest: what unchanged code said of this machine."""
     vanished: list[str] = field(default_factory=list)
@@ -106,12 +110,15 @@ def suite_of(config: pytest.Config) -> Suite:
     if SUITE not in config.stash:
         host = hosts.probe()
         plugins = tuple(config.getoption("bench_plugins"))
-        registry = discover(plugins)
+        registry = discover(plugins, studies=True)
         registry.find("launchers", config.getoption("launcher"))
         benches = config.rootpath / "benches"
         known = profiles.load(benches / "profiles.toml")
         profile = profiles.choose(known, config.getoption("profile"), device_kind=host.device_kind)
-        profiles.refuse_unknown(profile, models=registry.models)
+        profiles.refuse_unknown(profile, models=registry.models, studies=registry.studies)
+        study = _study(config, profile, registry)
+        if study is not None:
+            profile = study.profile
         stored = stored_runs(config)
         forecast = config.getoption("forecast")
         if forecast not in (None, "measured"):
@@ -134,11 +141,18 @@ def suite_of(config: pytest.Config) -> Suite:
             stored=_accepts(config),
             plant=_plant(config),
             seeds=config.getoption("seeds"),
+            resume=config.getoption("resume"),
+            tested=config.getoption("tested") or (study is not None and study.study.tested),
+            save_model=_save_model(config.getoption("save_model")),
+            references=None if study is None else frozenset(study.cases),
             baselines=stored,
         )
         progress = _progress(config)
         watch = progress or (lambda title, folder: nullcontext())
         pipeline = Pipeline(host=host, registry=registry, profile=profile, options=options, watch=watch)
+        if study is not None:
+            pipeline.explainer.accounted_too = {one.case for one in study.planned if one.accounted}
+            pipeline.explainer.traced_too = {one.case for one in study.planned if one.traced}
         selection = Selection(
             variants=select(
                 config.getoption("keyword"),
@@ -151,9 +165,30 @@ def suite_of(config: pytest.Config) -> Suite:
             ),
         )
         config.stash[SUITE] = Suite(
-            host, registry, profile, pipeline, options, [], selection, compares=compares(config), progress=progress
+            host=host,
+            registry=registry,
+            profile=profile,
+            pipeline=pipeline,
+            options=options,
+            outcomes=[],
+            selection=selection,
+            study=study,
+            compares=compares(config),
+            progress=progress,
         )
     return config.stash[SUITE]
+
+
+def _study(config: pytest.Config, profile: Profile, registry: Registry) -> StudyRun | None:
+    name, report = config.getoption("study"), config.getoption("study_report")
+    if name is None:
+        if report is not None:
+            raise HarnessError("--study-report has nothing to write: name a study with --study")
+        return None
+    for option, given in (("--options", "bench_options"), ("--find-max-batch", "find_max_batch")):
+        if config.getoption(given):
+            raise HarnessError(f"--study has the cases and options of the study {name}: leave out {option}")
+    return study_run(name, profile, registry, report=report)
 
 
 def compares(config: pytest.Config) -> bool:
@@ -176,6 +211,10 @@ def stored_runs(config: pytest.Config) -> Path | None:
     if uri == "file://./.benchmarks":  # pytest-benchmark's default
         return config.rootpath / "baselines"
     return Path(uri.removeprefix("file://")) if uri.startswith("file://") else None
+
+
+def _save_model(folder: Path | None) -> Path | None:
+    return None if folder is None else refuse_unwritable(folder)
 
 
 def _device_memory(config: pytest.Config, host: Host) -> int | None:
@@ -219,8 +258,14 @@ def params(wanted: Grid, suite: Suite, file: Path) -> Iterator[Any]:
     """Yield a pytest parameter for each case of a bench file's grid with each of the run's options.
 
     A parameter has its case's marks and, if it cannot run here, the reason. Cases that are named by their id follow.
+    With a study its cases are yielded instead, in the study's order.
     """
     models = {name: model for name, model in suite.registry.models.items() if model.input is wanted.input}
+    if suite.study is not None:
+        for case in suite.study.cases:
+            if case.model in models:
+                yield _param(case.id, case.axes, suite.profile.settings(models[case.model]), suite)
+        return
     settings = {name: suite.profile.settings(model) for name, model in models.items()}
     cells = grid(
         models=models,
@@ -259,7 +304,12 @@ def _param(name: str, axes: dict[str, Any], settings: ModelSettings, suite: Suit
         reason = f"no such case: {error}"
     if reason:
         marks.append(pytest.mark.skip(reason=reason))
-    if not settings.in_default_matrix:
+    if suite.study is not None and case is not None:
+        if reason:
+            suite.study.impossible[case] = reason
+        if word := suite.study.when_named(case):
+            marks.append(pytest.mark.when_named(word))
+    elif not settings.in_default_matrix:
         marks.append(pytest.mark.when_named(axes["model"]))
     return pytest.param(case, id=name, marks=marks)
 

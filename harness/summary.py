@@ -11,6 +11,7 @@ from harness.anatomy.links import fabric
 from harness.anatomy.roofline import roof
 from harness.baselines import ACCEPT
 from harness.case import Case
+from harness.errors import StoreError
 from harness.report import (
     budget,
     certificates,
@@ -20,11 +21,14 @@ from harness.report import (
     memory,
     roofline,
     selftest,
+    studies,
     telemetry,
     terminal,
+    trained,
     verdicts,
 )
 from harness.results import Result
+from harness.studying import StudyRun
 from harness.suite import Suite
 
 Section = tuple[str, Iterable[str]]
@@ -64,6 +68,9 @@ def sections(suite: Suite, *, strike: Callable[[str], str], full: bool = False) 
                 full=full,
             ),
         )
+    results, saved_to = [outcome.result for outcome in suite.outcomes], suite.options.save_model
+    if trainings := list(trained.render(results, metrics=suite.registry.metrics, saved_to=saved_to)):
+        yield "the trainings", trainings
     if suite.selftest is not None:
         yield "this machine's noise", selftest.render(suite.selftest, policy=suite.options.policy)
     certifier, explainer = suite.pipeline.certifier, suite.pipeline.explainer
@@ -85,8 +92,30 @@ def sections(suite: Suite, *, strike: Callable[[str], str], full: bool = False) 
     if explainer.found:
         limit = suite.options.device_memory_bytes
         yield "the largest batch", fitting.render(explainer.found, device_memory_bytes=limit)
+    if suite.study is not None and suite.study.chosen:
+        yield f"the study {suite.study.study.name}", _study(suite, suite.study)
     if suite.options.seeds > 1 and suite.outcomes:
         yield f"accuracy over {suite.options.seeds} seeds", _over_seeds(suite)
+
+
+def _study(suite: Suite, run: StudyRun) -> Iterator[str]:
+    untimed = suite.pipeline.timekeeper.sampler.failed
+    evidence = run.evidence(suite.outcomes, out_of_memory=suite.out_of_memory, untimed=untimed)
+    tables, claims = list(run.study.tables(evidence)), list(run.study.claims(evidence))
+    yield from studies.heading(run.study, evidence)
+    yield from studies.mistakes(run.published)
+    yield from studies.tables(tables)
+    yield from studies.claims(claims)
+    yield ""
+    if run.report is None:
+        yield "figures and tables as files: --study-report DIR"
+        return
+    try:
+        files = studies.write(run.report, run.study, evidence, suite.host, tables, claims)
+    except StoreError as error:
+        suite.not_stored.append(str(error))
+    else:
+        yield f"written to {run.report}: {len(files)} files, with every figure's numbers and the raw results"
 
 
 def _beside(suite: Suite) -> dict[str, Any]:

@@ -62,6 +62,29 @@ def make_pipeline():
     sys.path.remove(str(Path(__file__).parent))
 
 
+class _Shared:
+    """A session that is another pipeline's to close."""
+
+    conditions = ""
+
+    def __init__(self, session) -> None:
+        self.launch = session.launch
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def share():
+    """Return a function that lets a pipeline start its ranks by another's warm agent, and returns it."""
+
+    def shared(pipeline, other) -> Pipeline:
+        pipeline.ranks._session = _Shared(other.ranks.start())
+        return pipeline
+
+    return shared
+
+
 @pytest.fixture(scope="session")
 def pipeline(make_pipeline):
     """One warm pipeline for all tests that can share it."""

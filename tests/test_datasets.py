@@ -20,7 +20,7 @@ from harness.datasets.scenes import SCENES
 from harness.errors import DataError
 from harness.plugins import Dataset, DataSpec
 
-FOLDERS = {"digits": "digits-1", "scenes": "scenes-1"}
+FOLDERS = {"digits": "digits-1", "scenes": "scenes-2"}
 EMBEDDED = pytest.mark.parametrize("dataset", [DIGITS, SCENES], ids=lambda dataset: dataset.name)
 
 
@@ -112,7 +112,7 @@ def test_boxes_are_tight_around_the_ink() -> None:
         picture, placed = scenes._compose(rng, bar, [0])
         bright = np.asarray(picture).min(axis=2) > 145
         outside = bright.copy()
-        for _, (left, top, right, bottom) in placed:
+        for _, (left, top, right, bottom), _ in placed:
             assert 0 <= left < right <= 128 and 0 <= top < bottom <= 128
             outside[top:bottom, left:right] = False
             rows, columns = np.nonzero(bright[top:bottom, left:right])
@@ -125,7 +125,7 @@ def test_boxes_are_tight_around_the_ink() -> None:
 
 def test_scenes_hold_varied_digits_that_hide_little_of_each_other(cache: Path) -> None:
     for split, count in {"pretrain": 640, "train": 640, "val": 200}.items():
-        content = coco_json(cache / "scenes-1", split)
+        content = coco_json(cache / "scenes-2", split)
         boxes: dict[int, list[list[float]]] = {image["id"]: [] for image in content["images"]}
         for entry in content["annotations"]:
             assert entry["area"] == entry["bbox"][2] * entry["bbox"][3] and entry["iscrowd"] == 0
@@ -159,7 +159,7 @@ def test_scenes_items_scale_their_boxes_with_the_image(cache: Path) -> None:
         assert (scaled["boxes"] == 2 * target["boxes"]).all() and (scaled["area"] == 4 * target["area"]).all()
         expected = [
             entry
-            for entry in coco_json(cache / "scenes-1", "train")["annotations"]
+            for entry in coco_json(cache / "scenes-2", "train")["annotations"]
             if entry["image_id"] == target["image_id"].item()
         ]
         assert target["boxes"].tolist() == [[x, y, x + w, y + h] for x, y, w, h in (e["bbox"] for e in expected)]

@@ -1,19 +1,15 @@
-"""CIFAR and COCO are read from the official files exactly, through a seeded subset, and refused when damaged."""
+"""COCO is read from the official files exactly, through a seeded subset, and refused when damaged."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import pickle
 import shutil
-import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.datasets.cifar import CIFAR10, CIFAR100
 from harness.datasets.coco import COCO2017
 from harness.errors import DataError
 from harness.plugins import DataSpec
@@ -22,108 +18,6 @@ from harness.plugins import DataSpec
 def spec(root: Path, image_size: int = 32, **fields: Any) -> DataSpec:
     return DataSpec(root=root, image_size=image_size, **fields)
 
-
-# -------------------------------------------------------------------------------------------------------- CIFAR
-
-
-@pytest.fixture
-def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Both sets with few images, in the official files.
-
-    torchvision compares each file with the official checksum; its lists get the checksums of these files, so that the
-    check itself stays torchvision's own.
-    """
-    import numpy as np
-    from torchvision import datasets
-
-    rng = np.random.RandomState(0)
-    written: dict[str, Any] = {"root": tmp_path}
-    for source, key, names in (
-        (datasets.CIFAR10, "labels", "label_names"),
-        (datasets.CIFAR100, "fine_labels", "fine_label_names"),
-    ):
-        folder = tmp_path / source.base_folder
-        folder.mkdir()
-        classes = 10 if source is datasets.CIFAR10 else 100
-
-        def write(file: Path, content: Any) -> str:
-            file.write_bytes(pickle.dumps(content, protocol=2))
-            return hashlib.md5(file.read_bytes()).hexdigest()
-
-        for kind in ("train_list", "test_list"):
-            sums = []
-            for name, _ in getattr(source, kind):
-                batch = {
-                    "data": rng.randint(0, 256, (6, 3072)).astype(np.uint8),
-                    key: rng.randint(0, classes, 6).tolist(),
-                }
-                written[f"cifar{classes}/{name}"] = batch
-                sums.append([name, write(folder / name, batch)])
-            monkeypatch.setattr(source, kind, sums)
-        labels = {names: [f"class {i}" for i in range(classes)]}
-        monkeypatch.setattr(source, "meta", {**source.meta, "md5": write(folder / source.meta["filename"], labels)})
-    return written
-
-
-def test_cifar_items_are_the_batches_pixels_and_labels(cifar: dict[str, Any]) -> None:
-    import numpy as np
-
-    for dataset, batch, key, trained in ((CIFAR10, "test_batch", "labels", 30), (CIFAR100, "test", "fine_labels", 6)):
-        dataset.prepare(spec(cifar["root"]))
-        assert len(dataset.open(spec(cifar["root"]), "train")) == trained
-        items = dataset.open(spec(cifar["root"]), "val")
-        stored = cifar[f"{dataset.name}/{batch}"]
-        assert [label for _, label in items] == stored[key]
-        for image, pixels in zip((image for image, _ in items), stored["data"], strict=True):
-            expected = pixels.reshape(3, 32, 32) / 255
-            # Normalising is linear in each channel, so the pixels can be fitted back.
-            for channel in range(3):
-                fit = np.polyfit(expected[channel].ravel(), image[channel].numpy().ravel(), 1)
-                assert np.abs(np.polyval(fit, expected[channel]) - image[channel].numpy()).max() < 1e-4
-                assert 3 < fit[0] < 5 and -2.5 < fit[1] < -1
-    assert CIFAR10.open(spec(cifar["root"], 48), "train")[0][0].shape == (3, 48, 48)
-
-
-def test_a_cifar_subset_follows_its_seed(cifar: dict[str, Any]) -> None:
-    parts = [CIFAR10.open(spec(cifar["root"], train_images=12, seed=seed), "train").indices for seed in (3, 3, 4)]
-    assert parts[0] == parts[1] != parts[2] and len(set(parts[0])) == 12
-
-
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [(lambda file: file.write_bytes(file.read_bytes()[:-1]), "is damaged"), (Path.unlink, "is not there")],
-    ids=["truncated", "missing"],
-)
-def test_a_bad_cifar_file_is_named(damage: Callable[[Path], None], says: str, cifar: dict[str, Any]) -> None:
-    victim = cifar["root"] / "cifar-10-batches-py" / "data_batch_4"
-    damage(victim)
-    for use in (CIFAR10.prepare, lambda part: CIFAR10.open(part, "train")):
-        with pytest.raises(DataError, match=says) as caught:
-            use(spec(cifar["root"]))
-        assert str(victim) in str(caught.value) and "--download" in str(caught.value)
-
-
-def test_cifar_without_files_says_what_is_needed_and_where(tmp_path: Path, cifar: dict[str, Any]) -> None:
-    absent = CIFAR100.missing(tmp_path / "nowhere", False)
-    assert absent is not None and "cifar-100-python" in absent and "--download" in absent and "nowhere" in absent
-    assert CIFAR100.missing(tmp_path / "nowhere", True) is None
-    assert CIFAR100.missing(cifar["root"], False) is None
-    with pytest.raises(DataError, match="no pretrain split"):
-        CIFAR10.open(spec(cifar["root"]), "pretrain")
-
-
-def test_a_failed_download_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import cifar as source
-
-    def refuse(*arguments: Any, **keywords: Any) -> None:
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(source, "download_and_extract_archive", refuse)
-    with pytest.raises(DataError, match=r"CIFAR-10 cannot be fetched into .*no route to host"):
-        CIFAR10.prepare(spec(tmp_path, download=True))
-
-
-# --------------------------------------------------------------------------------------------------------- COCO
 
 # image id: (mode, width, height), boxes as (category, x, y, width, height, crowd)
 IMAGES: dict[int, tuple[tuple[str, int, int], list[tuple[float, ...]]]] = {

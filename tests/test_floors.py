@@ -13,23 +13,24 @@ HARNESS = Path(__file__).parents[1] / "harness"
 FLOORS = (
     # words
     {"errors", "source"},
-    {"records", "units", "plant"},
+    {"records", "units", "plant", "published"},
     {"case", "results", "certificate"},
     # contracts
     {"plugins"},
     {"registry"},
     {"job"},
-    {"profiles"},
+    {"profiles", "checkpoints"},
+    {"saved_models"},
     # subjects: rooms that do not know each other
     {"strategies", "models", "datasets", "metrics"},
     # one rank from start to report
     {"worker"},
     # parent
     {"host", "store", "gate", "anatomy", "sampling"},
-    {"launchers", "baselines", "selftest"},
+    {"launchers", "baselines", "selftest", "figures", "frames", "evidence"},
     # flow
-    {"proof"},
-    {"feasible", "certifier", "explainer", "sampler"},
+    {"proof", "studies"},
+    {"feasible", "certifier", "explainer", "sampler", "trainings"},
     {"ranks"},
     {"accepted"},
     {"judging", "timekeeper"},
@@ -40,7 +41,7 @@ FLOORS = (
     {"commands"},
     {"__main__"},
     # pytest
-    {"command_line", "recording", "selection", "vanished"},
+    {"command_line", "recording", "selection", "studying", "vanished"},
     {"suite"},
     {"fixtures", "summary"},
     {"pytest_plugin"},
@@ -59,6 +60,8 @@ TORCH_FAMILY = {
     "PIL",
     "pycocotools",
     "torchmetrics",
+    "matplotlib",
+    "pandas",
 }
 
 MODULES = {path.relative_to(HARNESS).with_suffix("").as_posix(): path for path in sorted(HARNESS.rglob("*.py"))}

@@ -189,3 +189,54 @@ def test_a_device_of_one_process_is_dealt_what_a_rank_of_its_own_would_be(device
     data = _training(32, batch=4 * devices, devices_per_process=devices)
     for step, (_, labels) in enumerate(data.epoch(0)):
         assert [part.tolist() for part in labels.chunk(devices)] == [rank[step] for rank in of_ranks]
+
+
+class Boxed(Numbers):
+    """A dataset whose targets have tensors of every size, and what is none."""
+
+    def __getitem__(self, index: int):
+        import torch
+
+        target = {
+            "boxes": torch.full((index % 3, 4), float(index)),
+            "image_id": torch.tensor(index),
+            "masks": torch.full((1, 300, 300), index, dtype=torch.uint8),
+            "name": f"image {index}",
+        }
+        return torch.full((3, 4, 4 + index), float(index)), target
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_targets_come_from_a_loader_process_as_they_are_without_one(validation):
+    import torch
+
+    def batches(workers):
+        if validation:
+            data = ValidationData(Boxed(7), _world(0, 1), kind=InputKind.DETECTION, batch_size=3, workers=workers)
+            return [batch for _, batch in data]
+        data = TrainingData(Boxed(7), _world(0, 1), kind=InputKind.DETECTION, batch_size=3, seed=0, workers=workers)
+        return list(data.epoch(0))
+
+    alone, sent = batches(0), batches(1)
+    assert len(alone) == len(sent) >= 2
+    for (images, targets), (others, received) in zip(alone, sent, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(images, others, strict=True))
+        for one, other in zip(targets, received, strict=True):
+            assert list(one) == list(other) and one["name"] == other["name"]
+            for key in ("boxes", "image_id", "masks"):
+                assert torch.equal(one[key], other[key]) and one[key].dtype == other[key].dtype
+            other["boxes"].add_(1)  # it is the rank's own
+
+
+def test_what_torch_pins_are_the_targets_themselves(monkeypatch):
+    import torch
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    from harness.worker.loading import _sent
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *device: tensor + 0)
+    batch = _sent(collate(InputKind.DETECTION), [Boxed(7)[2], Boxed(7)[3]])
+    images, targets = pin_memory(batch)
+    assert [target["image_id"].item() for target in targets] == [2, 3]
+    assert [target["name"] for target in targets] == ["image 2", "image 3"]
+    assert targets[0]["masks"].shape == (1, 300, 300) and images[1].shape == (3, 4, 7)

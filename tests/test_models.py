@@ -1,10 +1,9 @@
-"""Every model is what it says, starts from the weights it says, and never asks the network."""
+"""Every model is what it says, starts from the warm start it is given, and never asks the network."""
 
 from __future__ import annotations
 
 import functools
 import os
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness import profiles
 from harness.errors import HarnessError, StoreError
 from harness.plugins import BuiltModel, InputKind, ModelSpec
 from harness.registry import discover
@@ -27,9 +27,16 @@ MODELS = {
     "vit_b16": (32, 85_658_890, 12),
     "fasterrcnn_r18": (64, 12_306_822, 9),
     "fasterrcnn_r50": (64, 41_398_406, 17),
+    "maskrcnn_r18": (64, 12_397_841, 10),
+    "maskrcnn_r50": (64, 44_023_953, 18),
+    "fasterrcnn_r101": (64, 60_390_534, 34),
+    "fasterrcnn_swin_tiny": (64, 3_380_386, 9),
+    "fasterrcnn_swin_t": (64, 44_796_672, 13),
+    "swin_tiny": (16, 3_050_164, 10),
+    "swin_t": (32, 27_527_044, 12),
 }
-LIGHT = ("resnet18", "vit_tiny", "fasterrcnn_r18")
-VIT_REPOSITORY = "models--google--vit-base-patch16-224"
+DETECTORS = tuple(name for name in MODELS if "rcnn" in name)
+LIGHT = ("resnet18", "vit_tiny", "fasterrcnn_r18", "maskrcnn_r18", "fasterrcnn_swin_tiny", "swin_tiny")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -80,7 +87,12 @@ def batch(name: str) -> tuple[Any, Any]:
     if discover().models[name].input is InputKind.IMAGES:
         return images, torch.tensor([0, 9])
     boxes = torch.tensor([[4.0, 4.0, 30.0, 44.0], [20.0, 10.0, 60.0, 40.0]])
-    return list(images), [{"boxes": boxes, "labels": torch.tensor([1, 10])} for _ in images]
+    target = {"boxes": boxes, "labels": torch.tensor([1, 10])}
+    if discover().models[name].masks:
+        inside = torch.zeros(2, size, size, dtype=torch.uint8)
+        inside[0, 8:40, 4:30] = inside[1, 10:36, 20:60] = 1
+        target["masks"] = inside
+    return list(images), [target for _ in images]
 
 
 def loss_of(name: str, module: torch.nn.Module) -> torch.Tensor:
@@ -111,6 +123,13 @@ def test_a_model_has_its_published_size_and_its_blocks_and_is_ready_to_train(nam
     assert {t.device.type for t in floating} == {"cpu"}
 
 
+def test_swin_t_has_the_size_that_its_weights_were_published_with() -> None:
+    from torchvision.models import Swin_T_Weights
+
+    module = build("swin_t", classes=1000).module
+    assert sum(p.numel() for p in module.parameters()) == Swin_T_Weights.IMAGENET1K_V1.meta["num_params"]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_without_pretrained_weights_a_model_says_so_and_asks_no_network(name: str) -> None:
     assert unpretrained(name).weights == "random initialisation: no pretrained weights on this machine"
@@ -128,7 +147,7 @@ def test_backward_gives_every_trained_parameter_a_finite_gradient(name: str) -> 
     assert unsound == []
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if not n.startswith("fasterrcnn")])
+@pytest.mark.parametrize("name", [n for n in MODELS if n not in DETECTORS])
 def test_a_classifier_returns_one_logit_per_class(name: str) -> None:
     assert unpretrained(name).module(batch(name)[0]).shape == (2, 10)
 
@@ -146,7 +165,7 @@ def test_the_stem_keeps_every_pixel_of_a_small_image(name: str) -> None:
     assert sizes == [(16, 16)]
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn_r18", "fasterrcnn_r50"])
+@pytest.mark.parametrize("name", DETECTORS)
 def test_a_detector_returns_boxes_scores_and_labels_of_each_image_when_not_training(name: str) -> None:
     import torch
 
@@ -154,7 +173,10 @@ def test_a_detector_returns_boxes_scores_and_labels_of_each_image_when_not_train
     with torch.no_grad():
         found = module(batch(name)[0])
     module.train()
-    assert [sorted(one) for one in found] == [["boxes", "labels", "scores"]] * 2
+    masks = discover().models[name].masks
+    assert [sorted(one) for one in found] == [["boxes", "labels", *(["masks"] if masks else []), "scores"]] * 2
+    if masks:
+        assert all(one["masks"].shape == (len(one["boxes"]), 1, 64, 64) for one in found)
     assert all(one["labels"].numel() == 0 or 1 <= one["labels"].min() <= one["labels"].max() <= 10 for one in found)
 
 
@@ -194,7 +216,7 @@ def test_a_warm_start_is_loaded_whole_and_named(name: str, tmp_path: Path) -> No
     built = build(name, seed=2, weights=file, pretrained=True)
 
     expected = trained.state_dict()
-    if name == "fasterrcnn_r18":  # a frozen BatchNorm counts no batches
+    if name in DETECTORS:  # a frozen BatchNorm counts no batches
         expected = {key: value for key, value in expected.items() if not key.endswith("num_batches_tracked")}
     assert same(built.module.state_dict(), expected)
     assert built.weights == "warm start trained on this machine (trained.pt)"
@@ -285,130 +307,35 @@ def test_detectors_resize_as_torchvision_does_unless_told_the_image_size() -> No
     assert (transform.min_size, transform.max_size) == ((800,), 1333)
 
 
-@pytest.fixture(scope="module")
-def public_vit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
-    """Return a folder as a clone of google/vit-base-patch16-224 is, with random weights, and those weights."""
+@pytest.mark.parametrize("name", ["swin_tiny", "fasterrcnn_swin_tiny"])
+def test_a_swin_drops_branches_by_torchs_generator_as_swin_t_was_published_with(name: str) -> None:
     import torch
-    from transformers import ViTConfig, ViTForImageClassification
+    from torchvision.ops import StochasticDepth
 
-    folder = tmp_path_factory.mktemp("vit")
-    torch.manual_seed(3)
-    # BF16 halves the file, and shows that a model is FP32 whatever its file is.
-    public = ViTForImageClassification(ViTConfig(num_labels=1000)).to(torch.bfloat16)
-    public.save_pretrained(folder)
-    return folder, {key: value.float() for key, value in public.state_dict().items()}
-
-
-def test_vit_b16_starts_from_the_folder_the_variable_names(
-    public_vit: tuple[Path, dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    folder, public = public_vit
-    monkeypatch.setenv("SHARDBENCH_VIT", str(folder))
-    built = build("vit_b16", pretrained=True)
-
-    state = built.module.state_dict()
-    position, head = "vit.embeddings.position_embeddings", ("classifier.weight", "classifier.bias")
-    assert state.keys() == public.keys()
-    assert [key for key, value in state.items() if value.shape != public[key].shape] == [position, *head]
-    resized = {position, *head}
-    assert same(*({k: v for k, v in one.items() if k not in resized} for one in (state, public)))
-    assert state[position].shape == (1, 1 + 2 * 2, 768)
-    assert torch.equal(state[position][:, 0], public[position][:, 0])
-    assert {str(value.dtype) for value in state.values()} == {"torch.float32"}
-    assert all(module.training for module in built.module.modules())
-    assert str(folder) in built.weights
-    assert built.module(batch("vit_b16")[0]).shape == (2, 10)
+    module = build(name).module
+    probabilities = [one.p for one in module.modules() if isinstance(one, StochasticDepth)]
+    assert probabilities[0] == 0 and probabilities[-1] == pytest.approx(0.2) and sorted(probabilities) == probabilities
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(loss_of(name, module).item())
+    assert losses[0] == losses[1] != losses[2]
 
 
-def test_vit_b16_starts_from_the_hubs_cache(
-    public_vit: tuple[Path, dict[str, torch.Tensor]], no_network_and_no_caches: Path
-) -> None:
+def test_a_swin_backbone_gives_each_stage_normalised_with_channels_first() -> None:
     import torch
 
-    repository = no_network_and_no_caches / VIT_REPOSITORY
-    snapshot = repository / "snapshots" / "0123abcd"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(snapshot.name)
-    snapshot.parent.mkdir()
-    snapshot.symlink_to(public_vit[0], target_is_directory=True)
-    try:
-        built = build("vit_b16", pretrained=True, image_size=224)
-    finally:
-        shutil.rmtree(repository)
-    key = "vit.embeddings.position_embeddings"
-    assert torch.equal(built.module.state_dict()[key], public_vit[1][key])
-    assert VIT_REPOSITORY in built.weights
+    body = build("fasterrcnn_swin_tiny").module.backbone.body.eval()
+    with torch.no_grad():
+        maps = body(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    assert list(maps) == ["0", "1", "2", "3"]
+    for level, (side, channels) in zip(maps.values(), ((16, 32), (8, 64), (4, 128), (2, 256)), strict=True):
+        assert level.shape == (2, channels, side, side)
+        assert level.mean(1).abs().max() < 1e-4 and (level.var(1, correction=0) - 1).abs().max() < 1e-2
 
 
-def lacks_weights(folder: Path) -> None:
-    (folder / "config.json").write_text("{}")
-
-
-def has_damaged_weights(folder: Path) -> None:
-    from transformers import ViTConfig
-
-    ViTConfig().save_pretrained(folder)
-    (folder / "model.safetensors").write_bytes(b"not weights")
-
-
-def holds_another_vit(folder: Path) -> None:
-    from transformers import ViTConfig, ViTForImageClassification
-
-    ViTForImageClassification(ViTConfig(hidden_size=48, num_hidden_layers=1, intermediate_size=8)).save_pretrained(
-        folder
-    )
-
-
-def holds_half_a_vit(folder: Path) -> None:
-    from transformers import ViTConfig, ViTForImageClassification
-
-    ViTForImageClassification(ViTConfig(num_hidden_layers=1)).save_pretrained(folder)
-    ViTConfig().save_pretrained(folder)
-
-
-@pytest.mark.parametrize("fill", [lacks_weights, has_damaged_weights, holds_another_vit, holds_half_a_vit])
-def test_a_folder_that_does_not_hold_vit_b16_is_refused_by_name(
-    fill: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill(tmp_path)
-    monkeypatch.setenv("SHARDBENCH_VIT", str(tmp_path))
-    with pytest.raises(StoreError, match=tmp_path.name):
-        build("vit_b16", pretrained=True)
-
-
-@pytest.fixture
-def coco_file(no_network_and_no_caches: Path) -> Iterator[Path]:
-    """Yield where torch hub keeps torchvision's COCO weights; what is written there is gone after the test."""
-    file = no_network_and_no_caches / "hub" / "checkpoints" / "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    yield file
-    file.unlink()
-
-
-def test_fasterrcnn_r50_starts_from_coco_weights_in_torch_hubs_cache(coco_file: Path) -> None:
-    import torch
-    from torchvision.models.detection import fasterrcnn_resnet50_fpn
-    from torchvision.ops import FrozenBatchNorm2d
-
-    torch.manual_seed(3)
-    public = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
-    public = {key: value for key, value in public.items() if not key.endswith("num_batches_tracked")}
-    torch.save(public, coco_file)
-
-    built = build("fasterrcnn_r50", classes=90, pretrained=True)
-    assert same(built.module.state_dict(), public)
-    assert str(coco_file) in built.weights
-    assert any(isinstance(module, FrozenBatchNorm2d) for module in built.module.modules())
-
-    ten = build("fasterrcnn_r50", classes=10, pretrained=True).module.state_dict()
-    other = [key for key, value in ten.items() if not torch.equal(value, public[key])]
-    assert {key.rsplit(".", 2)[0] for key in other} == {"roi_heads.box_predictor"}
-    assert ten["roi_heads.box_predictor.cls_score.weight"].shape == (11, 1024)
-
-
-def test_damaged_coco_weights_are_refused_by_name(coco_file: Path) -> None:
-    coco_file.write_bytes(b"not weights")
-    with pytest.raises(StoreError, match=coco_file.name):
-        build("fasterrcnn_r50", pretrained=True)
+def test_no_model_joined_the_default_matrix() -> None:
+    light, heavy = {"resnet18", "vit_tiny", "fasterrcnn_r18"}, {"resnet50", "vit_b16", "fasterrcnn_r50"}
+    for name, profile in profiles.load(Path(__file__).parents[1] / "benches" / "profiles.toml").items():
+        asked = {model.name for model in discover().models.values() if profile.settings(model).in_default_matrix}
+        assert asked == (light if name == "smoke" else light | heavy)

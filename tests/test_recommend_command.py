@@ -208,4 +208,4 @@ def test_the_forecast_can_be_held_to_published_scaling(capsys):
     told = capsys.readouterr().out
     # What the model does not reproduce is printed like the rest.
     assert "not reproduced" in told
-    assert "fsdp, 4 GPUs over 2" in told
+    assert "fsdp1, 4 GPUs over 2" in told

@@ -195,6 +195,27 @@ def test_notes_are_counted_not_repeated():
     assert "  another" in lines
 
 
+def test_a_run_whose_steps_wait_for_data_says_by_how_much():
+    def waited(case_id, *of_ranks, **over):
+        count = len(of_ranks)
+        ranks = [made_report(n, count, data_wait_s=(9.0, *[wait] * 4)) for n, wait in enumerate(of_ranks)]
+        return replace(_outcome(case_id), result=made_result(case_id, *ranks, **over))
+
+    lines = _render(
+        waited("resnet18-ddp-2gpu-bs8", 0.01, 0.05),
+        waited("resnet18-zero1-2gpu-bs8", 0.018, 0.001),
+        waited("resnet18-zero2-2gpu-bs8", 0.3, 0.3),
+        waited("resnet18-ddp-4gpu-bs8", *[0.1] * 4, oversubscribed=True),
+    )
+    told = " ".join(" ".join(lines).split())
+    assert (
+        "loader-bound: 25% of the step waits for data in ddp-2gpu-bs8, 100% of the step waits for data in "
+        "zero2-2gpu-bs8; raise loader_workers in the profile"
+    ) in told
+    assert told.count("waits for data") == 2
+    assert "loader-bound" not in "\n".join(_render(_outcome("resnet18-ddp-1gpu-bs8")))
+
+
 @pytest.mark.parametrize(
     ("model", "step_s", "score"), [("resnet18", 0.98765, "accuracy"), ("fasterrcnn_r18", 9.8765, "map")]
 )

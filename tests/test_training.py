@@ -43,8 +43,8 @@ def test_every_step_of_every_stretch_has_a_time_a_wait_and_a_loss(loop, tmp_path
     run.stretch(_batches(), steps=2, epoch=1, epochs=2)
     run.stretch(_batches(), steps=3, epoch=2, epochs=2)
     assert run.losses() == [3.0, 2.0, 1.5, 0.25, 0.125]
-    assert len(run.clock.step_s()) == len(run.data_wait_s) == 5
-    assert all(0 <= wait <= step for wait, step in zip(run.data_wait_s, run.clock.step_s(), strict=True))
+    assert len(run.clock.step_s()) == len(run.clock.wait_s()) == 5
+    assert all(0 <= wait <= step for wait, step in zip(run.clock.wait_s(), run.clock.step_s(), strict=True))
     assert (tmp_path / "rank0.progress").read_text().split() == ["start", "2", "2", "3", "3"]
 
 

@@ -7,6 +7,7 @@ held together, options and all, since they are ways to do the same training.
 from __future__ import annotations
 
 import ast
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from harness.case import Case
+from harness.plugins import Strategy
 
 _FEWEST_STEPS = 4
 """Of which quartiles say something."""
@@ -226,6 +228,16 @@ def gib(size_bytes: int) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- effort
+
+
+def effort(strategy: Strategy) -> Effort:
+    """Return what it takes to use a strategy, from its own file."""
+    function = inspect.unwrap(getattr(strategy.shard, "func", strategy.shard))
+    return Effort(
+        lines=lines_of_code(function, inspect.getsource(inspect.getmodule(function) or function)),
+        requires=strategy.requires,
+        refuses=tuple(strategy.refuses),
+    )
 
 
 def lines_of_code(function: Callable[..., Any], source: str) -> int:

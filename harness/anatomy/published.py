@@ -1,6 +1,7 @@
-"""Published scaling, and what the forecast makes of its first row: where the model holds, and where it does not. Pure.
+"""Published scaling, and what the forecast makes of its first row: where the model holds, and where it does not.
 
-None of these studies published all that a forecast needs. What was assumed in its place is said with each.
+The figures are those of `baselines/published/`. None of these studies published all that a forecast needs. What was
+assumed in its place is said with each.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from statistics import median
 
 from harness.anatomy.forecast import Error, Measured, Moved, Overlap, forecast, memory
 from harness.anatomy.links import Fabric, fabric, fitted, seconds
+from harness.errors import StoreError
+from harness.published import FOLDER, Published, load
 
 _FP32, _BF16 = 4, 2
 
@@ -26,26 +29,29 @@ class Comparison:
 
 
 def comparisons() -> list[Comparison]:
-    """Return every comparison."""
-    return [_detection(), _data_parallel(), _mask_rcnn(), _llama()]
+    """Return every comparison.
+
+    Raises:
+        StoreError: the published figures cannot be read, or lack one that is needed.
+    """
+    anchors, detection, data_parallel = (
+        load(FOLDER / f"{name}.json") for name in ("anchors", "detection", "dataparallel")
+    )
+    return [_detection(detection, anchors), _data_parallel(data_parallel), _mask_rcnn(anchors), _llama(anchors)]
 
 
-_FASTER_RCNN = 41_755_286
-"""Parameters of torchvision's Faster R-CNN ResNet-50 FPN for COCO, as its documentation has them."""
-
-DETECTION_EPOCH_S = {
-    "ddp": {2: (588, 591, 592, 588, 592), 4: (362, 364, 362, 364, 364)},
-    "fsdp": {2: (676, 675, 674, 676, 676), 4: (434, 438, 436, 440, 437)},
-    "zero1": {2: (580, 579, 578, 578, 578), 4: (342, 338, 340, 341, 340)},
-}
-"""4 x A6000, 12,000 images, batch 8 per GPU: seconds of each of five epochs, by GPUs."""
+def _figure(source: Published, name: str, **axes: str | int) -> float:
+    value = source.value(name, **axes)
+    if value is None:
+        raise StoreError(f"published figures of {source.study} lack {name} {axes}; restore the file")
+    return value
 
 
-def _detection() -> Comparison:
-    size = float(_FASTER_RCNN * _FP32)
+def _detection(study: Published, anchors: Published) -> Comparison:
+    size = _figure(anchors, "parameters", model="Faster R-CNN R50-FPN") * _FP32
     moved = {
         "ddp": [Moved(kind="all_reduce", calls=7, size_bytes=size)],
-        "fsdp": [
+        "fsdp1": [
             Moved(kind="all_gather", calls=14, size_bytes=2 * size),
             Moved(kind="reduce_scatter", calls=7, size_bytes=size),
         ],
@@ -56,7 +62,8 @@ def _detection() -> Comparison:
     }
     joined = fabric("pcie4")
     found = []
-    for strategy, epochs in DETECTION_EPOCH_S.items():
+    for strategy in moved:
+        epochs = {gpus: study.row("epoch_s", strategy=strategy, gpus=gpus) for gpus in (2, 4)}
         measured = Measured(
             name=strategy,
             ranks=2,
@@ -88,30 +95,21 @@ def _nothing_hidden(moved: Sequence[Moved], ranks: int, joined: Fabric) -> Overl
     return Overlap(hidden_s=0.0, exposed_s=exposed_s, beside_s=0.0)
 
 
-DATA_PARALLEL_EPOCH_S = {
-    32: {1: 15.8855, 2: 28.0401, 4: 17.3871},
-    128: {1: 9.9351, 2: 10.0011, 4: 11.5711},
-    512: {1: 9.8217, 2: 9.9968, 4: 10.9130},
-}
-"""nn.DataParallel, ResNet-18 on CIFAR-10: by batch per GPU and GPUs."""
-DATA_PARALLEL_COMMUNICATION_S = {32: {2: 11.4346, 4: 23.8}, 128: {2: 0.3962, 4: 0.98}, 512: {2: 1.5858, 4: 3.2}}
-"""Of them, as the study has it."""
-
-
-def _data_parallel() -> Comparison:
+def _data_parallel(study: Published) -> Comparison:
     return Comparison(
         study="nn.DataParallel, ResNet-18, CIFAR-10",
         assumed="a ring over the link that the 2-GPU row shows, without latency; nothing hidden",
-        errors=tuple(_data_parallel_errors()),
+        errors=tuple(_data_parallel_errors(study)),
         finding="epochs at batches 128 and 512 are within 12 %, which says little, for communication is small in them. "
         "It doubles from 2 to 4 GPUs or more, where a ring takes 1.5 times: nn.DataParallel sends all through one GPU. "
         "At batch 32 an epoch of 17.4 s on 4 GPUs is said to hold 23.8 s of communication, which cannot be",
     )
 
 
-def _data_parallel_errors() -> Iterator[Error]:
-    for batch, epoch_s in DATA_PARALLEL_EPOCH_S.items():
-        shown = DATA_PARALLEL_COMMUNICATION_S[batch]
+def _data_parallel_errors(study: Published) -> Iterator[Error]:
+    for batch in (32, 128, 512):
+        epoch_s = {gpus: _figure(study, "epoch_s", batch=batch, gpus=gpus) for gpus in (2, 4)}
+        shown = {gpus: _figure(study, "communication_s", batch=batch, gpus=gpus) for gpus in (2, 4)}
         measured = Measured(
             name=f"batch {batch}",
             ranks=2,
@@ -125,20 +123,16 @@ def _data_parallel_errors() -> Iterator[Error]:
         yield Error(name=f"batch {batch}, epoch s, 4 GPUs", predicted=row.step_s, measured=epoch_s[4])
 
 
-MASK_RCNN_IMAGES_PER_S = {2: {1: 8.47, 8: 56.35}, 8: {1: 9.35, 8: 71.85}}
-"""NVIDIA DeepLearningExamples, DGX-1 V100, FP32: by batch per GPU and GPUs."""
-_MASK_RCNN = 44_401_393
-"""Parameters of torchvision's Mask R-CNN ResNet-50 FPN."""
-
-
-def _mask_rcnn() -> Comparison:
-    found = []
-    for batch, rate in MASK_RCNN_IMAGES_PER_S.items():
+def _mask_rcnn(anchors: Published) -> Comparison:
+    found, model = [], "Mask R-CNN R50-FPN"
+    size = _figure(anchors, "parameters", model=model) * _FP32
+    for batch in (2, 8):
+        rate = {gpus: _figure(anchors, "images_per_s", model=model, batch=batch, gpus=gpus) for gpus in (1, 8)}
         measured = Measured(
             name=f"batch {batch}",
             ranks=1,
             step_s=(batch / rate[1],),
-            collectives=_at_any([Moved(kind="all_reduce", calls=7, size_bytes=float(_MASK_RCNN * _FP32))]),
+            collectives=_at_any([Moved(kind="all_reduce", calls=7, size_bytes=size)]),
         )
         (row,) = forecast(measured, fabric("nvlink2"), [8]).rows
         found.append(Error(name=f"batch {batch}, images/s, 8 GPUs", predicted=8 * batch / row.step_s, measured=rate[8]))
@@ -152,21 +146,23 @@ def _mask_rcnn() -> Comparison:
     )
 
 
-LLAMA_TOKENS_PER_S = {8: 5762.0, 128: 5605.0}
-"""torchtitan, Llama 3.1 8B with FSDP2 on H100, 2 sequences of 8192 tokens per GPU: per GPU, by GPUs."""
-LLAMA_PEAK_GIB = {8: 82.4, 128: 67.0}
-_LLAMA = 8_030_261_248
 _LLAMA_UNITS = 33
 """32 blocks and the rest."""
 
 
-def _llama() -> Comparison:
+def _llama(anchors: Published) -> Comparison:
+    model = "Llama 3.1 8B"
+    size = _figure(anchors, "parameters", model=model)
+    rate, peak_gib = (
+        {gpus: _figure(anchors, name, model=model, strategy="fsdp2", gpus=gpus) for gpus in (8, 128)}
+        for name in ("tokens_per_s_per_gpu", "peak_memory")
+    )
     moved = [
-        Moved(kind="all_gather", calls=2 * _LLAMA_UNITS - 1, size_bytes=float(2 * _LLAMA * _BF16)),
-        Moved(kind="reduce_scatter", calls=_LLAMA_UNITS, size_bytes=float(_LLAMA * _FP32)),
+        Moved(kind="all_gather", calls=2 * _LLAMA_UNITS - 1, size_bytes=2 * size * _BF16),
+        Moved(kind="reduce_scatter", calls=_LLAMA_UNITS, size_bytes=size * _FP32),
     ]
     joined = fabric("nvlink4*8+ndr*8")
-    step_s = 2 * 8192 / LLAMA_TOKENS_PER_S[8]
+    step_s = 2 * 8192 / rate[8]
     all_s = _nothing_hidden(moved, 8, joined).exposed_s
     exposed_s = sum(seconds(m.kind, calls=1, size_bytes=m.size_bytes / m.calls, ranks=8, fabric=joined) for m in moved)
     measured = Measured(
@@ -176,7 +172,7 @@ def _llama() -> Comparison:
         collectives=_at_any(moved),
         overlap=Overlap(hidden_s=all_s - exposed_s, exposed_s=exposed_s, beside_s=step_s - exposed_s),
         # FP32 parameter, gradient and Adam's two moments.
-        memory_bytes=memory(LLAMA_PEAK_GIB[8] * 2**30, 8, lambda ranks: 4 * _FP32 * _LLAMA / ranks),
+        memory_bytes=memory(peak_gib[8] * 2**30, 8, lambda ranks: 4 * _FP32 * size / ranks),
     )
     (row,) = forecast(measured, joined, [128]).rows
     assert row.memory_bytes is not None
@@ -184,10 +180,8 @@ def _llama() -> Comparison:
         study="Llama 3.1 8B, FSDP2, H100",
         assumed="NVLink 4, 8 NDR ports a node, all hidden but the last calls, gathered in BF16",
         errors=(
-            Error(
-                name="tokens/s of a GPU, 128 GPUs", predicted=2 * 8192 / row.step_s, measured=LLAMA_TOKENS_PER_S[128]
-            ),
-            Error(name="peak GiB, 128 GPUs", predicted=row.memory_bytes / 2**30, measured=LLAMA_PEAK_GIB[128]),
+            Error(name="tokens/s of a GPU, 128 GPUs", predicted=2 * 8192 / row.step_s, measured=rate[128]),
+            Error(name="peak GiB, 128 GPUs", predicted=row.memory_bytes / 2**30, measured=peak_gib[128]),
         ),
         finding="both reproduced within 3 %",
     )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from harness import store
-from harness.anatomy.advice import Candidate, Effort, advise, lines_of_code
+from harness.anatomy.advice import Candidate, Effort, advise, effort
 from harness.anatomy.telemetry import disturbance
 from harness.case import Case
 from harness.errors import HarnessError, StoreError, unknown
-from harness.plugins import Metric, Strategy
+from harness.plugins import Metric
 from harness.registry import Registry, discover
 from harness.report.advice import render
 from harness.store import Stored
@@ -115,16 +114,7 @@ def _asked_for(candidates: list[Candidate], arguments: argparse.Namespace) -> li
 
 
 def _efforts(registry: Registry) -> dict[str, Effort]:
-    return {name: _effort(strategy) for name, strategy in registry.strategies.items()}
-
-
-def _effort(strategy: Strategy) -> Effort:
-    function = inspect.unwrap(getattr(strategy.shard, "func", strategy.shard))
-    return Effort(
-        lines=lines_of_code(function, inspect.getsource(inspect.getmodule(function) or function)),
-        requires=strategy.requires,
-        refuses=tuple(strategy.refuses),
-    )
+    return {name: effort(strategy) for name, strategy in registry.strategies.items()}
 
 
 def _size(text: str) -> int:

@@ -1,7 +1,8 @@
 """Images with boxes in COCO's format: one JSON file of annotations beside a folder of JPEG files.
 
 The JSON is read here, and not by torchvision's CocoDetection, because that keeps every outline of all 118,287 training
-images in every rank and loader process, where the boxes of the chosen images are enough.
+images in every rank and loader process, where the boxes of the chosen images are enough, or run-length codes of their
+masks for a model that wants those.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from harness.datasets._images import as_tensor, read_rgb, subset
+from harness.datasets._masks import CocoRle, Codes, Polygons, code_of, encoded, masks_of
 from harness.errors import DataError
 from harness.plugins import DataSpec, Split
 
@@ -44,6 +46,7 @@ class CocoAnnotation:
     bbox: tuple[float, float, float, float]
     area: float
     iscrowd: int
+    segmentation: Polygons | CocoRle | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_LENIENT)
@@ -70,9 +73,9 @@ class CocoImages:
     """A map-style dataset of one split: any class with a length and items is one to torch's DataLoader.
 
     An item is a float tensor [3, H, W] in [0, 1] and a target dict of tensors: boxes float32 [M, 4] xyxy in pixels of
-    that tensor, labels int64 [M] (the file's category ids), image_id int64 [], area float32 [M], iscrowd int64 [M].
-    Boxes are cut at the image's border, and what is then empty is no target. Training leaves out crowds, and images
-    without a box.
+    that tensor, labels int64 [M] (the file's category ids), image_id int64 [], area float32 [M], iscrowd int64 [M], and
+    masks uint8 [M, H, W] where `spec.masks` asks for them. Boxes are cut at the image's border, and what is then empty
+    is no target. Training leaves out crowds, and images without a box.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class CocoImages:
         Args:
             folder: where the JPEG files are.
             annotations: the JSON file.
-            spec: subset, seed, and the height and width images are resized to; 0 keeps their own.
+            spec: subset, seed, the height and width images are resized to (0 keeps their own), and whether with masks.
             split: `val` keeps crowds and images without a box.
             classes: category ids are 1 to this.
             name: the dataset's, for messages.
@@ -94,7 +97,7 @@ class CocoImages:
         """
         import torch
 
-        content = _read(annotations, classes, mend)
+        content = _read(annotations, classes, mend, outlines=spec.masks)
         training = split != "val"
         by_image: dict[int, list[tuple[CocoAnnotation, bool]]] = {image.id: [] for image in content.images}
         sizes = {image.id: image for image in content.images}
@@ -112,6 +115,13 @@ class CocoImages:
             dtype=torch.float64,
         ).reshape(-1, 8)
         self._spans = [slice(*ends) for ends in pairwise(accumulate(map(len, kept), initial=0))]
+        self._codes = None
+        if spec.masks:
+            self._codes = Codes(
+                _code(a, image, annotations, mend)
+                for image, of_image in zip(self._images, kept, strict=True)
+                for a, _ in of_image
+            )
         self._categories = content.categories
         self._folder, self._annotations = folder, annotations
         self._image_size, self._mend = spec.image_size, mend
@@ -135,25 +145,29 @@ class CocoImages:
                 f"image {path} is {picture.width}x{picture.height} pixels, and {self._annotations} says "
                 f"{image.width}x{image.height}; {self._mend}"
             )
-        rows = self._rows(index)
-        rows = rows[rows[:, 7] == 1]
+        rows = self._table[self._spans[index]]
+        wanted = rows[:, 7] == 1
+        rows = rows[wanted]
         across, down = self._scale(image)
         corners = torch.cat((rows[:, :2], rows[:, :2] + rows[:, 2:4]), dim=1)
         corners = corners.clamp(min=0).minimum(corners.new_tensor([image.width, image.height] * 2))
-        return as_tensor(picture, image_size=self._image_size), {
+        target = {
             "boxes": (corners * corners.new_tensor([across, down] * 2)).float(),
             "labels": rows[:, 4].long(),
             "image_id": torch.tensor(image.id),
             "area": (rows[:, 5] * across * down).float(),
             "iscrowd": rows[:, 6].long(),
         }
+        if self._codes is not None:
+            target["masks"] = self._masks(self._codes, index)[wanted]
+        return as_tensor(picture, image_size=self._image_size), target
 
     def ground_truth(self) -> dict[str, Any]:
         """Return what pycocotools compares with: this subset's images, in this dataset's order, and all their boxes.
 
-        Coordinates and areas are of the frame the model sees. Crowds and empty boxes are in it as in the file, because
-        the official evaluation counts them its own way. Annotations are numbered anew from 1: pycocotools takes a match
-        with number 0 for none.
+        With masks, each has its mask as a compressed run-length code. Coordinates and areas are of the frame the model
+        sees. Crowds and empty boxes are in it as in the file, because the official evaluation counts them its own way.
+        Annotations are numbered anew from 1: pycocotools takes a match with number 0 for none.
         """
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
@@ -161,7 +175,8 @@ class CocoImages:
             across, down = self._scale(image)
             width, height = round(image.width * across), round(image.height * down)
             images.append({"id": image.id, "file_name": image.file_name, "width": width, "height": height})
-            for x, y, w, h, category, area, crowd, _ in self._rows(index).tolist():
+            first = len(annotations)
+            for x, y, w, h, category, area, crowd, _ in self._table[self._spans[index]].tolist():
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -172,6 +187,12 @@ class CocoImages:
                         "iscrowd": int(crowd),
                     }
                 )
+            if self._codes is not None:
+                codes = self._codes[self._spans[index]]
+                if self._image_size:
+                    codes = encoded(self._masks(self._codes, index))
+                for annotation, counts in zip(annotations[first:], codes, strict=True):
+                    annotation["segmentation"] = {"size": [height, width], "counts": counts}
         categories = [{"id": category.id, "name": category.name} for category in self._categories]
         return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -189,8 +210,9 @@ class CocoImages:
                 f"{absent[0]}; {self._mend}"
             )
 
-    def _rows(self, index: int) -> torch.Tensor:
-        return self._table[self._spans[index]]
+    def _masks(self, codes: Codes, index: int) -> torch.Tensor:
+        image, own = self._images[index], codes[self._spans[index]]
+        return masks_of(own, height=image.height, width=image.width, image_size=self._image_size)
 
     def _scale(self, image: CocoImage) -> tuple[float, float]:
         size = self._image_size
@@ -202,10 +224,20 @@ def _has_extent(entry: CocoAnnotation, image: CocoImage) -> bool:
     return min(x + width, image.width) > max(x, 0) and min(y + height, image.height) > max(y, 0)
 
 
-def _read(path: Path, classes: int, mend: str) -> CocoFile:
+def _code(entry: CocoAnnotation, image: CocoImage, path: Path, mend: str) -> bytes:
+    try:
+        return code_of(entry.segmentation, height=image.height, width=image.width)
+    except ValueError as error:
+        raise DataError(
+            f"annotations {path} do not give the mask of an object in image {image.id}, "
+            f"{image.width}x{image.height} pixels: {error}; {mend}"
+        ) from error
+
+
+def _read(path: Path, classes: int, mend: str, *, outlines: bool) -> CocoFile:
     try:
         with path.open(encoding="utf-8") as file:
-            content = _FILE.validate_python(json.load(file, object_pairs_hook=_without_outline))
+            content = _FILE.validate_python(json.load(file, object_pairs_hook=dict if outlines else _without_outline))
     except OSError as error:
         raise DataError(f"annotations {path} cannot be read: {error.strerror}; {mend}") from error
     except ValidationError as error:

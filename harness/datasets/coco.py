@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.datasets._coco_format import CocoImages
+from harness.datasets._images import reference_detection
 from harness.errors import DataError
 from harness.plugins import Dataset, DataSpec, InputKind, Split
 
@@ -30,8 +31,10 @@ def _missing(root: Path, download: bool) -> str | None:
 
 def _open(spec: DataSpec, split: Split) -> CocoImages:
     """Open a split; an `image_size` of 0 keeps the images' own sizes, as the published study did."""
-    if split not in _SPLITS:
-        raise DataError(f"coco2017 has no {split} split, only train and val; start from public weights")
+    if split == "pretrain":
+        raise DataError("coco2017 has no pretrain split; start from public weights")
+    if split == "test":
+        raise DataError(f"coco2017 has no test split: {_untested(spec)}")
     folder, annotations = _places(spec.root, split)
     return CocoImages(
         folder,
@@ -42,6 +45,10 @@ def _open(spec: DataSpec, split: Split) -> CocoImages:
         name="coco2017",
         mend="put the official file from https://cocodataset.org in its place",
     )
+
+
+def _untested(spec: DataSpec) -> str:
+    return "the annotations of its test images are not public"
 
 
 def _prepare(spec: DataSpec) -> None:
@@ -57,4 +64,6 @@ COCO2017 = Dataset(
     prepare=_prepare,
     open=_open,
     missing=_missing,
+    untested=_untested,
+    reference=lambda spec: reference_detection(*_places(spec.root, "train"), spec),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.datasets._embedded import Content, jpeg, make_or_verify, mend
-from harness.datasets._images import as_tensor, read_rgb, subset
+from harness.datasets._images import drawn, held_in, no_test, presentation, read_rgb, reference_transform
 from harness.errors import DataError
 from harness.plugins import Dataset, DataSpec, InputKind, Split
 
@@ -20,6 +20,8 @@ _VERSION = 1
 _SPLITS: dict[Split, int] = {"pretrain": 600, "train": 837, "val": 360}
 _SEED = 1797
 _STORED_SIZE = 32
+_STORED: dict[str, Any] = {"side": _STORED_SIZE, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+"""How they are stored, and normalised."""
 
 
 def sources() -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[Split, list[int]]]:
@@ -73,15 +75,22 @@ def _open(spec: DataSpec, split: Split) -> Any:
     from torchvision.datasets import ImageFolder
 
     folder = _folder(spec.root)
+    stored = folder / held_in(spec, split)
     try:
         files = ImageFolder(
-            folder / split,
-            transform=partial(as_tensor, image_size=spec.image_size, mean=(0.5,) * 3, std=(0.5,) * 3),
+            stored,
+            transform=presentation(spec, split, **_STORED),
             loader=partial(read_rgb, mend=mend(folder)),
         )
     except OSError as error:
-        raise DataError(f"digits in {folder / split} cannot be listed: {error}; {mend(folder)}") from error
-    return Subset(files, subset(len(files), spec, split, name="digits"))
+        raise DataError(f"digits in {stored} cannot be listed: {error}; {mend(folder)}") from error
+    return Subset(files, drawn(len(files), spec, split, name="digits"))
+
+
+def _reference(spec: DataSpec) -> Any:
+    from torchvision.datasets import ImageFolder
+
+    return ImageFolder(_folder(spec.root) / "train", transform=reference_transform(spec, "train", **_STORED))
 
 
 DIGITS = Dataset(
@@ -92,4 +101,6 @@ DIGITS = Dataset(
     prepare=_prepare,
     open=_open,
     missing=lambda root, download: None,
+    untested=no_test,
+    reference=_reference,
 )

@@ -1,4 +1,8 @@
-"""`scenes`: small pictures composed of the handwritten digits, with boxes, for detection without a download."""
+"""`scenes`: small pictures composed of the handwritten digits, with boxes and masks, for detection without a download.
+
+A digit's mask is its own ink, whole where a later digit covers a little of it, so that its box is the extent of its
+mask. `area` is the box's.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.datasets._coco_format import CocoImages
 from harness.datasets._embedded import Content, jpeg, make_or_verify, mend
+from harness.datasets._images import reference_detection
+from harness.datasets._masks import encoded
 from harness.datasets.digits import sources
+from harness.errors import DataError
 from harness.plugins import Dataset, DataSpec, InputKind, Split
 
 if TYPE_CHECKING:
@@ -17,9 +24,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     Pixels = NDArray[np.float64]
+    Mask = NDArray[np.bool_]
     Box = tuple[int, int, int, int]
 
-_VERSION = 1
+_VERSION = 2
 """Counts up with every change of what is written; an older folder then stays as it is, unused."""
 _SPLITS: dict[Split, int] = {"pretrain": 640, "train": 640, "val": 200}
 _SEED = 128
@@ -29,13 +37,14 @@ _TRIES = (2, 7)
 _SIDES = (24, 56)
 """Least and greatest side of the square a digit is drawn in, pixels."""
 _INK = 0.3
-"""A pixel covered at least so far belongs to the digit, and so to its box."""
+"""A pixel covered at least so far belongs to the digit, to its mask and so to its box."""
 _OVERLAP = 0.1
 """So much of a box at most is covered by another one."""
 
 
 def _render() -> Content:
     import numpy as np
+    import torch
 
     ink, classes, splits = sources()
     files: dict[str, bytes] = {}
@@ -48,7 +57,8 @@ def _render() -> Content:
             name = f"{number:06}.jpg"
             files[f"{split}/{name}"] = jpeg(picture)
             images.append({"id": number, "file_name": name, "width": _CANVAS, "height": _CANVAS})
-            for source, (left, top, right, bottom) in digits:
+            codes = encoded(torch.from_numpy(np.stack([mask for _, _, mask in digits]).astype(np.uint8)))
+            for (source, (left, top, right, bottom), _), counts in zip(digits, codes, strict=True):
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
@@ -57,7 +67,7 @@ def _render() -> Content:
                         "bbox": [left, top, right - left, bottom - top],
                         "area": (right - left) * (bottom - top),
                         "iscrowd": 0,
-                        "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+                        "segmentation": {"size": [_CANVAS, _CANVAS], "counts": counts.decode("ascii")},
                         "source_digit": source,
                     }
                 )
@@ -69,34 +79,31 @@ def _render() -> Content:
 
 def _compose(
     rng: np.random.RandomState, ink: NDArray[np.uint8], members: list[int]
-) -> tuple[Image.Image, list[tuple[int, Box]]]:
-    """Draw one scene of 1 to 7 digits on a dim, uneven, noisy ground; return it, each digit's source and its box."""
+) -> tuple[Image.Image, list[tuple[int, Box, Mask]]]:
+    """Draw one scene of 1 to 7 digits on a dim, uneven, noisy ground; return it, each digit's source, box and mask."""
     import numpy as np
     from PIL import Image
 
     coarse = Image.fromarray(rng.uniform(0, 90, (6, 6)).astype(np.uint8))
     ground = np.asarray(coarse.resize((_CANVAS, _CANVAS), Image.Resampling.BICUBIC), dtype=np.float64)
     canvas = (ground + rng.normal(0, 8, ground.shape))[..., None].repeat(3, axis=2)
-    digits: list[tuple[int, Box]] = []
+    digits: list[tuple[int, Box, Mask]] = []
     for _ in range(rng.randint(_TRIES[0], _TRIES[1] + 1)):
         source = members[rng.randint(len(members))]
         side = rng.randint(_SIDES[0], _SIDES[1] + 1)
         left, top = rng.randint(0, _CANVAS - side + 1, 2)
         drawn = Image.fromarray(ink[source]).resize((side, side), Image.Resampling.BICUBIC)
         cover = np.asarray(drawn, dtype=np.float64) / 255
-        rows, columns = np.nonzero(cover >= _INK)
-        box = (
-            int(left + columns.min()),
-            int(top + rows.min()),
-            int(left + columns.max() + 1),
-            int(top + rows.max() + 1),
-        )
+        mask = np.zeros((_CANVAS, _CANVAS), dtype=np.bool_)
+        mask[top : top + side, left : left + side] = cover >= _INK
+        rows, columns = np.nonzero(mask)
+        box = (int(columns.min()), int(rows.min()), int(columns.max() + 1), int(rows.max() + 1))
         colour = rng.uniform(150, 255, 3)
-        if any(_covered(box, other) > _OVERLAP for _, other in digits):
+        if any(_covered(box, other) > _OVERLAP for _, other, _ in digits):
             continue
         patch = canvas[top : top + side, left : left + side]
         patch += (colour - patch) * cover[..., None]
-        digits.append((source, box))
+        digits.append((source, box, mask))
     return Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8)), digits
 
 
@@ -116,16 +123,23 @@ def _prepare(spec: DataSpec) -> None:
     make_or_verify(_folder(spec.root), _render)
 
 
+def _places(root: Path, split: Split) -> tuple[Path, Path]:
+    folder = _folder(root)
+    return folder / split, folder / "annotations" / f"instances_{split}.json"
+
+
 def _open(spec: DataSpec, split: Split) -> CocoImages:
-    folder = _folder(spec.root)
+    if split == "test":
+        raise DataError("scenes has no test split: it has no images for one")
+    folder, annotations = _places(spec.root, split)
     return CocoImages(
-        folder / split,
-        folder / "annotations" / f"instances_{split}.json",
+        folder,
+        annotations,
         spec=spec,
         split=split,
         classes=10,
         name="scenes",
-        mend=mend(folder),
+        mend=mend(_folder(spec.root)),
     )
 
 
@@ -137,4 +151,5 @@ SCENES = Dataset(
     prepare=_prepare,
     open=_open,
     missing=lambda root, download: None,
+    reference=lambda spec: reference_detection(*_places(spec.root, "train"), spec),
 )

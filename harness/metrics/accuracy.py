@@ -28,6 +28,16 @@ def _score(predictions: Sequence[tuple[int, int, int]], dataset: Any) -> dict[st
     return {"accuracy": right / images}
 
 
+def _confusion(predictions: Sequence[tuple[int, int, int]], classes: int) -> list[list[int]]:
+    """Return the confusion matrix of (index, predicted class, true class) triples: rows true, columns predicted."""
+    import torch
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    predicted, true = torch.tensor([of_image for _, *of_image in predictions]).T
+    counts: list[list[int]] = multiclass_confusion_matrix(predicted, true, num_classes=classes).tolist()
+    return counts
+
+
 ACCURACY = Metric(
     name="accuracy",
     title="accuracy",
@@ -41,4 +51,5 @@ ACCURACY = Metric(
     limit=Limit(absolute=0.02),
     scores=InputKind.IMAGES,
     score=_score,
+    confusion=_confusion,
 )

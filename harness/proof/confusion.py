@@ -106,7 +106,7 @@ def page(folder: Path) -> list[str]:
     found = [
         "# Planted faults, live",
         "",
-        "Made by `python -m harness proof` from the nights in `docs/nights/`, counted by `pytest benches -k gate_proof`.",
+        "Made by `python -m harness proof` from `docs/nights/`, which `pytest benches -k gate_proof` counted.",
         "Faults were planted in real cases, beside cases without any; this is what the gate said of each. One night",
         "proves little, as the exact bounds say; they narrow from night to night.",
     ]

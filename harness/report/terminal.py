@@ -21,6 +21,8 @@ from harness.results import Result
 _SHARED = "*"
 _DISTURBED = "!"
 _WIDTH = 100
+_LOADER_BOUND = 0.1
+"""The share of a step from which on waiting for data is told; in a sound run it is a few hundredths."""
 
 
 def plain_strike(text: str) -> str:
@@ -142,6 +144,15 @@ def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
     ]
     if disturbed:
         yield from wrapped(f"  {_DISTURBED} disturbed while it was timed: {', '.join(disturbed)}")
+    waiting = [
+        f"{share:.0%} of the step waits for data in {_short(outcome.case)}"
+        for outcome in outcomes
+        if (share := outcome.result.data_wait_share) is not None
+        and share > _LOADER_BOUND
+        and not outcome.result.oversubscribed
+    ]
+    if waiting:
+        yield from wrapped(f"  loader-bound: {', '.join(waiting)}; raise loader_workers in the profile")
     if any(outcome.result.oversubscribed for outcome in outcomes):
         yield f"  {_SHARED} more ranks than cores: it ran, but its timing says little and is not gated"
     if any(outcome.verdict.word == "uncertified" for outcome in outcomes):

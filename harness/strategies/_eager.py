@@ -78,7 +78,14 @@ def eager_trainee(
             optimizer.step()
         return sum(losses[1:], start=losses[0])
 
-    return Trainee(module=module, step=step, full_state=full_state, optimizer=optimizer, applied=applied or optimizer)
+    return Trainee(
+        module=module,
+        step=step,
+        full_state=full_state,
+        optimizer=optimizer,
+        applied=applied or optimizer,
+        scaler=scaling,
+    )
 
 
 def micro_batches(batch: Batch, parts: int) -> Sequence[Batch]:

@@ -52,6 +52,10 @@ def _fsdp(workload: Workload, world: World) -> Trainee:
     if not all(parameter.requires_grad for parameter in module.params):
         # The outermost unit never frees a gathered frozen parameter, and its state_dict then fails: let it be empty.
         module = wrap(module, empty=True)
+    if workload.offload:
+        # The first forward would make the place of offloaded gradients, unless it is an evaluation's; outermost first.
+        for unit in [unit for unit in module.modules() if isinstance(unit, FullyShardedDataParallel)]:
+            unit._lazy_init()
     optimizer = workload.optimizer.make(module.parameters())
     return eager_trainee(
         workload,

@@ -84,8 +84,7 @@ def _shard(workload: Workload, world: World, *, stage: int) -> Trainee:
         config=_config(workload, world, stage),
         dist_init_required=False,
     )
-    if workload.precision == "fp16":
-        _scale_loss(engine.optimizer)
+    scaler = _scale_loss(engine.optimizer) if workload.precision == "fp16" else None
 
     def step(batch: Batch) -> torch.Tensor:
         losses: list[torch.Tensor] = []
@@ -105,12 +104,39 @@ def _shard(workload: Workload, world: World, *, stage: int) -> Trainee:
             module.parameters(), (cast("Any", p).ds_tensor for p in module.parameters() if stage == 3)
         )
 
+    def written() -> Iterable[torch.Tensor]:
+        """Stage 3 puts them into its optimizer's groups for the time of an update alone."""
+        parts: Iterable[torch.Tensor] = engine.optimizer.fp32_partitioned_groups_flat
+        return parts
+
     inner = engine.optimizer.optimizer
     # The engine itself would evaluate in the lower precision too, unlike the other strategies.
-    return Trainee(module=module, step=step, full_state=full_state, optimizer=inner, applied=inner, kept=kept)
+    return Trainee(
+        module=module,
+        step=step,
+        full_state=full_state,
+        optimizer=inner,
+        applied=inner,
+        kept=kept,
+        written=written if stage == 3 else None,
+        scaler=scaler,
+    )
 
 
-def _scale_loss(optimizer: Any) -> None:
+class _Scaler:
+    """DeepSpeed's loss scaler, with its numbers told as torch's tells them."""
+
+    def __init__(self, scaler: Any) -> None:
+        self._scaler = scaler
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self._scaler).items() if isinstance(value, int | float)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self._scaler).update(state_dict)
+
+
+def _scale_loss(optimizer: Any) -> _Scaler:
     """Let ZeRO scale the loss of FP16 by its own scaler, at torch's GradScaler's scales.
 
     The GradScaler it would use under `torch_autocast` unscales after clipping, so that clipping acts on gradients
@@ -127,6 +153,7 @@ def _scale_loss(optimizer: Any) -> None:
         consecutive_hysteresis=False,
         raise_error_at_min_scale=False,
     )
+    return _Scaler(optimizer.loss_scaler)
 
 
 def _traffic(units: Sequence[Unit], ranks: int, *, stage: int) -> Sequence[Traffic]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
+
+from harness.plugins import Batch
 
 
 class StepClock(Protocol):
@@ -18,8 +21,14 @@ class StepClock(Protocol):
     def mark(self) -> None:
         """Mark the boundary after a step."""
 
+    def fetch(self, batches: Iterator[Batch]) -> Batch:
+        """Return a step's batch, and take note of how long the device had nothing to do for want of it."""
+
     def step_s(self) -> list[float]:
         """Return the seconds of every step so far; may synchronise."""
+
+    def wait_s(self) -> list[float]:
+        """Return how long each step so far waited for its batch, seconds; may synchronise."""
 
 
 class HostClock:
@@ -27,6 +36,7 @@ class HostClock:
 
     def __init__(self) -> None:
         self._steps: list[float] = []
+        self._waits: list[float] = []
         self._last = 0.0
 
     def start(self) -> None:
@@ -39,9 +49,20 @@ class HostClock:
         self._steps.append(now - self._last)
         self._last = now
 
+    def fetch(self, batches: Iterator[Batch]) -> Batch:
+        """Return a step's batch, and take note of how long that took."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        self._waits.append(time.perf_counter() - asked)
+        return batch
+
     def step_s(self) -> list[float]:
         """Return the seconds of every step so far."""
         return list(self._steps)
+
+    def wait_s(self) -> list[float]:
+        """Return how long each step so far waited for its batch, seconds."""
+        return list(self._waits)
 
 
 class CudaClock:
@@ -49,6 +70,7 @@ class CudaClock:
 
     def __init__(self) -> None:
         self._stretches: list[list[torch.cuda.Event]] = []
+        self._fed: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def start(self) -> None:
         """Mark the boundary before the first step of a stretch."""
@@ -57,6 +79,21 @@ class CudaClock:
     def mark(self) -> None:
         """Mark the boundary after a step."""
         self._stretches[-1].append(self._event())
+
+    def fetch(self, batches: Iterator[Batch]) -> Batch:
+        """Return a step's batch, and take note of how long the device waited for it.
+
+        Not how long the host did: while it waits, the device may still be busy with the steps before.
+        """
+        done = self._stretches[-1][-1]
+        batch = next(batches)
+        self._fed.append((done, self._event()))
+        return batch
+
+    def wait_s(self) -> list[float]:
+        """Return how long each step so far waited for its batch, seconds, after waiting for the device."""
+        torch.cuda.synchronize()
+        return [before.elapsed_time(after) / 1e3 for before, after in self._fed]
 
     def step_s(self) -> list[float]:
         """Return the seconds of every step so far, after waiting for the device."""

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from pycocotools import mask
 from torch import nn
 
 from harness.plugins import InputKind, World
@@ -15,6 +17,8 @@ from harness.worker.loading import ValidationData, to_device
 
 Scores = dict[str, float]
 ScoreFunction = Callable[[Sequence[Any], Any], Scores]
+
+_INSIDE = 0.5
 
 
 def average_buffers(module: nn.Module, world: World) -> None:
@@ -84,8 +88,19 @@ def _classes(module: nn.Module, batch: Any) -> list[tuple[int, int]]:
 
 
 def _boxes(module: nn.Module, batch: Any) -> list[tuple[dict[str, list[Any]]]]:
+    """Return what is found in each image: boxes, scores, labels, and of a detector of masks these, as COCO codes them.
+
+    A mask is where its probability is above a half, as torchvision's reference evaluates it.
+    """
     images, _ = batch
-    return [({key: found[key].tolist() for key in ("boxes", "scores", "labels")},) for found in module(images)]
+    predictions = []
+    for found in module(images):
+        plain = {key: found[key].tolist() for key in ("boxes", "scores", "labels")}
+        if "masks" in found:
+            inside = (found["masks"][:, 0] > _INSIDE).byte().cpu().numpy()
+            plain["masks"] = [mask.encode(np.asfortranarray(one)) for one in inside]
+        predictions.append((plain,))
+    return predictions
 
 
 _PREDICT: dict[InputKind, Callable[[nn.Module, Any], list[Any]]] = {

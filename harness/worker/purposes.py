@@ -6,20 +6,22 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+from harness import checkpoints
 from harness.case import Case
 from harness.errors import StoreError
 from harness.job import Job
-from harness.plugins import BuiltModel, Dataset, Model, ModelSpec, Split, Strategy, Trainee, Workload, World
+from harness.plugins import BuiltModel, Dataset, Metric, Model, ModelSpec, Split, Strategy, Trainee, Workload, World
 from harness.registry import Registry
 from harness.results import EpochReport, Memory
 from harness.worker import faults, options
 from harness.worker.evaluation import average_buffers, evaluate
+from harness.worker.keeping import Keeper, nothing, unmeasured, with_steps
 from harness.worker.loading import TrainingData, ValidationData
 from harness.worker.process import Progress, ResidentPeak
 from harness.worker.training import TrainingLoop
@@ -56,13 +58,18 @@ class Context:
         return self.registry.find("datasets", self.job.data.name)  # type: ignore[no-any-return]
 
     @property
+    def metrics(self) -> list[Metric]:
+        """The metrics that score what the model predicts."""
+        return self.registry.scoring(self.model.input)
+
+    @property
     def batch_size(self) -> int:
         """Samples of one batch of this rank."""
         return self.case.batch_size * self.job.devices_per_process
 
     def open(self, split: Split) -> Any:
         """Return the torch dataset of a split."""
-        return self.dataset.open(self.job.data.spec, split)
+        return self.dataset.open(replace(self.job.data.spec, masks=self.model.masks), split)
 
     def training_data(self, split: Split) -> TrainingData:
         """Return the training batches of this rank."""
@@ -73,6 +80,7 @@ class Context:
             batch_size=self.batch_size,
             seed=self.job.seed,
             workers=self.job.loader_workers,
+            augmented=split == "train" and self.job.data.augment != "none",
         )
 
     def build(self) -> BuiltModel:
@@ -134,11 +142,7 @@ def measure(context: Context) -> dict[str, Any]:
             batch_size=context.batch_size,
             workers=job.loader_workers,
         )
-    score = [
-        metric.score
-        for metric in context.registry.metrics.values()
-        if metric.scores is context.model.input and metric.score is not None
-    ]
+    score = [metric.score for metric in context.metrics if metric.score is not None]
     peak = ResidentPeak()
     if world.on_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -149,35 +153,57 @@ def measure(context: Context) -> dict[str, Any]:
         trainee = context.shard(context.workload(built))
     missing = max(0, job.warmup_steps + job.measured_steps - job.epochs * train.steps_per_epoch)
     schedule = context.schedule(trainee.optimizer, len(train.dataset))  # type: ignore[arg-type]
+    past = nothing(job)
+    keeper = Keeper(job=job, world=world, trainee=trainee, schedule=schedule)
+    if job.begin_from is not None:
+        with phases("take up"):
+            train.epoch(0)  # what its loader draws for its processes, it draws before the generators are set
+            past = keeper.take_up(job.begin_from)
     loop = TrainingLoop(trainee, device=world.device, progress=context.progress, schedule=schedule)
-    epochs = []
-    for epoch in range(job.epochs):
-        with phases("train"):
-            began = time.monotonic()
-            loop.stretch(train.epoch(epoch), steps=train.steps_per_epoch, epoch=epoch + 1, epochs=job.epochs)
-            seconds = time.monotonic() - began
+    epochs = list(past.epochs)
+    # What was kept of an epoch is its state before it was evaluated.
+    for epoch in range(max(0, len(epochs) - 1), job.epochs):
+        if epoch == len(epochs):
+            rate = float(trainee.optimizer.param_groups[0]["lr"])
+            with phases("train"):
+                began = time.monotonic()
+                loop.stretch(train.epoch(epoch), steps=train.steps_per_epoch, epoch=epoch + 1, epochs=job.epochs)
+                seconds = time.monotonic() - began
+            epochs.append(EpochReport(seconds=seconds, steps=train.steps_per_epoch, learning_rate=rate))
+            if job.checkpoints is not None:
+                with phases("keep"):
+                    keeper.keep(with_steps(past, loop, epochs, _memory(peak, world)))
         with phases("evaluate"):
             scores = evaluate(trainee.module, validation, world, kind=context.model.input, score=score)
-        epochs.append(EpochReport(seconds=seconds, steps=train.steps_per_epoch, scores=scores))
+        epochs[epoch] = replace(epochs[epoch], scores=scores)
+        if job.checkpoints is not None and world.rank == 0:
+            # All ranks have kept this epoch, for all have told what they predict.
+            best = checkpoints.best_epoch(epochs, context.metrics[0])
+            checkpoints.forget(job.checkpoints, but=(best, epoch + 1))
     with phases("train"):
         if missing:
             loop.stretch(train.endless(job.epochs), steps=missing)
+    known = with_steps(past, loop, epochs, _memory(peak, world))
     return {
-        "step_s": tuple(loop.clock.step_s()),
-        "data_wait_s": tuple(loop.data_wait_s),
-        "loss": tuple(loop.losses()),
-        "warmup_steps": job.warmup_steps,
-        "epochs": tuple(epochs),
-        "memory": Memory(
-            peak_allocated_bytes=torch.cuda.max_memory_allocated() if world.on_cuda else None,
-            peak_reserved_bytes=torch.cuda.max_memory_reserved() if world.on_cuda else None,
-            peak_resident_bytes=None if world.on_cuda else peak.peak_bytes(),
-        ),
+        "step_s": known.step_s,
+        "data_wait_s": known.data_wait_s,
+        "loss": known.loss,
+        "warmup_steps": unmeasured(known, job.warmup_steps),
+        "epochs": known.epochs,
+        "memory": known.memory,
         "weights": built.weights,
         "train_images": len(train.dataset),  # type: ignore[arg-type]
         "val_images": len(validation.dataset),  # type: ignore[arg-type]
         **counts,
     }
+
+
+def _memory(peak: ResidentPeak, world: World) -> Memory:
+    return Memory(
+        peak_allocated_bytes=torch.cuda.max_memory_allocated() if world.on_cuda else None,
+        peak_reserved_bytes=torch.cuda.max_memory_reserved() if world.on_cuda else None,
+        peak_resident_bytes=None if world.on_cuda else peak.peak_bytes(),
+    )
 
 
 def warm_start(context: Context) -> dict[str, Any]:

@@ -31,10 +31,12 @@ from harness.worker.accounting import account
 from harness.worker.ceilings import ceilings, loader_rate
 from harness.worker.certifying import certify
 from harness.worker.fitting import fit
+from harness.worker.loaders import loaders
 from harness.worker.overhead import overhead
 from harness.worker.purposes import Context, measure, prepare_data, warm_start
 from harness.worker.reference import play
 from harness.worker.replicate import replicate
+from harness.worker.scoring import evaluate_saved, score
 from harness.worker.tracing import trace
 
 _PURPOSES = {
@@ -49,7 +51,10 @@ _PURPOSES = {
     "trace": trace,
     "ceilings": ceilings,
     "loader_rate": loader_rate,
+    "loaders": loaders,
     "fit": fit,
+    "score": score,
+    "evaluate": evaluate_saved,
 }
 
 

@@ -27,7 +27,7 @@ from harness.errors import StoreError
 from harness.plugins import Batch
 from harness.worker import options
 from harness.worker.certifying import STEPS, be_deterministic, check_losses, enumerate_names, micro_batches, seed
-from harness.worker.loading import collate, to_device
+from harness.worker.loading import collate, drawn, to_device
 from harness.worker.purposes import Context
 from harness.worker.watching import Watch, buffers_of, changed, difference, digest, squares, state_slots
 
@@ -233,7 +233,7 @@ def _batches(context: Context) -> Iterator[list[Batch]]:
     """Yield each step's batches, one a rank, by the definition of the data order.
 
     Of an epoch's permutation, step s takes the s-th stretch of a global batch; of it, rank r of n has samples
-    r, r + n, r + 2n, ...
+    r, r + n, r + 2n, ... An augmented sample is what the seed, the epoch and its index make of it.
     """
     job, case = context.job, context.case
     dataset = context.open("train")
@@ -244,7 +244,10 @@ def _batches(context: Context) -> Iterator[list[Batch]]:
         epoch, place = divmod(step, per_epoch)
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(job.seed + epoch)).tolist()
         samples = order[place * whole : (place + 1) * whole]
-        yield [stack([dataset[i] for i in samples[rank :: case.gpu_count]]) for rank in range(case.gpu_count)]
+        item = dataset.__getitem__
+        if job.data.augment != "none":
+            item = functools.partial(drawn, dataset, seed=job.seed, epoch=epoch)
+        yield [stack([item(i) for i in samples[rank :: case.gpu_count]]) for rank in range(case.gpu_count)]
 
 
 def _spread(run: _Run, other: _Run) -> Spread:

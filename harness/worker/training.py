@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 
 import torch
@@ -50,7 +49,6 @@ class TrainingLoop:
         self._progress = progress
         self._losses: list[torch.Tensor] = []
         self.clock = clock_for(device)
-        self.data_wait_s: list[float] = []
 
     def stretch(self, batches: Iterator[Batch], *, steps: int, epoch: int = 0, epochs: int = 0) -> None:
         """Run `steps` steps without a pause.
@@ -66,9 +64,7 @@ class TrainingLoop:
 
     def one(self, batches: Iterator[Batch]) -> None:
         """Wait for a batch and make one optimizer update."""
-        asked = time.perf_counter()
-        batch = next(batches)
-        self.data_wait_s.append(time.perf_counter() - asked)
+        batch = self.clock.fetch(batches)
         self._losses.append(self._step(to_device(batch, self._device)))
         if self._schedule is not None:
             self._schedule.step()

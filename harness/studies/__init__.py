@@ -1,0 +1,1 @@
+"""Published studies that the suite runs whole: every Study is found by its folder."""
