@@ -405,7 +405,7 @@ def test_the_reference_draws_what_the_ranks_are_dealt_over_the_end_of_an_epoch(r
     each = 8 // ranks  # so that an epoch is over after one step
     context = SimpleNamespace(
         case=Case(model="net", strategy="ddp", gpu_count=ranks, batch_size=each),
-        job=SimpleNamespace(seed=base),
+        job=SimpleNamespace(seed=base, data=SimpleNamespace(augment="none")),
         model=SimpleNamespace(input=InputKind.IMAGES),
         open=lambda split: Numbers(images),
     )
