@@ -116,13 +116,13 @@ def _goals(found: Sequence[Rates]) -> Iterator[str]:
     yield _alarms("all rows together", sum((one.false_alarms for one in found), Count()))
     old = [one for one in found if one.stored_runs == max(other.stored_runs for other in found)]
     for one in old:
-        yield _alarms(f"{one.policy}, {one.world}, {_stored(one)} stored", one.false_alarms)
+        yield _alarms(f"{one.policy}, {one.world}, stored {_stored(one)}", one.false_alarms)
     for one in old:
         for (policy, effect), goal in _GOAL_POWER.items():
             if one.policy == policy and one.world == WORLDS[0].name:
                 power = one.power[effect]
                 word = "reached" if power.rate >= goal else "missed"
-                where = f"{policy}, {one.world}, {_stored(one)} stored"
+                where = f"{policy}, {one.world}, stored {_stored(one)}"
                 yield f"{goal:.0%} of {effect:.0%} found, {where}: {word} ({power.events} of {power.of})"
 
 
