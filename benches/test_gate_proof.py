@@ -35,6 +35,7 @@ from harness.ranks import Ranks, cache_folder
 from harness.recording import ReplayClock
 from harness.records.account import account
 from harness.sampler import Sampler
+from harness.writing import whole
 
 pytestmark = pytest.mark.when_named("gate_proof")
 
@@ -204,9 +205,7 @@ def _tell(cost, kind, trials, seconds, said):
         trials=counted(trials),
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_bytes(packed([*before, tonight]))
-    part.replace(file)
+    whole(file, packed([*before, tonight]))
     cost.record("\n".join([f"proof of the gate, {kind} layer", *lines(tonight, before), *said]), seconds)
     if wrong := contradictions(tonight, before):
         pytest.fail("\n".join(wrong), pytrace=False)

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from harness.errors import StoreError
+from harness.writing import whole
 
 _STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
@@ -255,11 +256,9 @@ def write(record: Certificate, path: Path) -> None:
     Raises:
         StoreError: the file cannot be written.
     """
-    part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(_CERTIFICATE.dump_json(record, indent=1))
-        part.replace(path)
+        whole(path, _CERTIFICATE.dump_json(record, indent=1))
     except OSError as error:
         raise StoreError(f"certificate {path} cannot be kept: {error.strerror}; set SHARDBENCH_CACHE") from error
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ from harness.errors import StoreError
 from harness.job import Job
 from harness.plugins import Metric
 from harness.results import EpochReport, Memory
+from harness.writing import whole
 
 _EPOCH = re.compile(r"epoch-([1-9]\d*)")
 _LIBRARIES = ("torch", "torchvision", "deepspeed", "fairscale", "transformers")
@@ -152,26 +152,13 @@ def write(folder: Path, rank: int, kept: Callable[[str], Kept], tensors: Callabl
     file = folder / f"rank{rank}.pt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        whole(file, tensors)
+        whole(file, tensors, durable=True)
         record = _KEPT.dump_json(kept(digest_of(file)))
-        whole(file.with_suffix(".json"), lambda part: part.write(record))
+        whole(file.with_suffix(".json"), record, durable=True)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk by the second
         raise StoreError(
             f"the state after {folder.name} cannot be kept in {folder}: {error}; free space, or change SHARDBENCH_CACHE"
         ) from error
-
-
-def whole(file: Path, write_to: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that, whatever ends this process or the machine, it is there in full or as it was before."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as opened:
-            write_to(opened)
-            opened.flush()
-            os.fsync(opened.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def digest_of(file: Path) -> str:

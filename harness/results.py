@@ -19,6 +19,7 @@ from harness.records.ceilings import Ceilings, Loaded
 from harness.records.samples import Samples
 from harness.records.telemetry import Telemetry
 from harness.records.trace import RankTrace
+from harness.writing import whole
 
 SCHEMA = 1
 
@@ -217,10 +218,8 @@ def write_report(report: RankReport, path: Path) -> None:
     Raises:
         StoreError: the file cannot be written, for example because the disk is full.
     """
-    part = path.with_suffix(".part")
     try:
-        part.write_bytes(_REPORT.dump_json(report))
-        part.replace(path)
+        whole(path, _REPORT.dump_json(report))
     except OSError as error:
         raise StoreError(f"report {path} cannot be written: {error.strerror}; free or change the folder") from error
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import StoreError
 from harness.gate.selftest import Selftest
+from harness.writing import whole
 
 
 def keep(found: Selftest, folder: Path, hardware: str) -> None:
@@ -25,7 +25,6 @@ def keep(found: Selftest, folder: Path, hardware: str) -> None:
     if found.word == "cannot tell":
         return
     file = _file(folder, hardware)
-    part = file.with_suffix(f".{os.getpid()}.part")
     said = {
         "word": found.word,
         "lag1_z": found.lag1_z,
@@ -34,8 +33,7 @@ def keep(found: Selftest, folder: Path, hardware: str) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(said), encoding="utf-8")
-        part.replace(file)
+        whole(file, json.dumps(said).encode())
     except OSError as error:
         raise StoreError(f"the self-test {file} cannot be kept: {error.strerror}; set SHARDBENCH_CACHE") from error
 

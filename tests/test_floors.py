@@ -12,7 +12,7 @@ HARNESS = Path(__file__).parents[1] / "harness"
 
 FLOORS = (
     # words
-    {"errors", "source"},
+    {"errors", "source", "writing"},
     {"records", "units", "plant", "published"},
     {"case", "results", "certificate"},
     # contracts

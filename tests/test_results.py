@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields
 
 import pytest
@@ -211,7 +212,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_report(tmp_path):
     file = tmp_path / "rank0.json"
     results.write_report(made_report(), file)
     # Every write to this device fails for lack of space.
-    (tmp_path / "rank0.part").symlink_to("/dev/full")
+    (tmp_path / f".rank0.json.{os.getpid()}.part").symlink_to("/dev/full")
     with pytest.raises(StoreError, match=r"rank0\.json cannot be written: No space left on device; free or change"):
         results.write_report(made_report(weights="other"), file)
     assert results.read_report(file) == made_report()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
+from harness.writing import whole
 
 MISSING = "n/a"
 """What a table says where a number is not known."""
@@ -111,12 +111,7 @@ def write(figures: Iterable[Figure], folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
-            part = file.with_name(f"{file.name}.{os.getpid()}.part")
-            try:
-                part.write_bytes(content)
-                part.replace(file)
-            finally:
-                part.unlink(missing_ok=True)
+            whole(file, content)
     except OSError as error:
         raise StoreError(
             f"figures cannot be written to {folder}: {error.strerror}; free or change the folder"

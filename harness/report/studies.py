@@ -22,6 +22,7 @@ from harness.host import Host
 from harness.plugins import Study
 from harness.published import Mistake, Published
 from harness.results import result_to_json
+from harness.writing import whole
 
 WIDTH = 80
 _NARROWEST = 14
@@ -158,9 +159,7 @@ def write(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            part = folder / f"{name}.part"
-            part.write_text(text, encoding="utf-8")
-            part.replace(folder / name)
+            whole(folder / name, text.encode())
     except OSError as error:
         raise StoreError(
             f"study report {folder} cannot be written: {error.strerror}; free or change the folder"

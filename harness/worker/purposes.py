@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -25,6 +24,7 @@ from harness.worker.keeping import Keeper, nothing, unmeasured, with_steps
 from harness.worker.loading import TrainingData, ValidationData
 from harness.worker.process import Progress, ResidentPeak
 from harness.worker.training import TrainingLoop
+from harness.writing import whole
 
 _NOTHING = Registry(strategies={}, models={}, datasets={}, metrics={}, launchers={})
 
@@ -224,12 +224,9 @@ def warm_start(context: Context) -> dict[str, Any]:
         average_buffers(trainee.module, context.world)
         state = trainee.full_state()
     if context.world.rank == 0:
-        part = job.weights.with_suffix(f".{os.getpid()}.part")
         try:
-            torch.save(state, part)
-            part.replace(job.weights)
+            whole(job.weights, lambda file: torch.save(state, file))
         except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
             raise StoreError(
                 f"warm start {job.weights} cannot be written: {error}; free or change the cache"
             ) from error
