@@ -55,18 +55,20 @@ class StoreError(HarnessError):
     """A stored record cannot be read or written."""
 
 
-_NO_MEMORY = ("can't allocate memory", "std::bad_alloc", "Cannot allocate memory")
+_NO_MEMORY = ("can't allocate memory", "std::bad_alloc", "cannot allocate memory")
 _MAYBE_NO_MEMORY = ("could not create a primitive", "could not create a memory", "can't start new thread")
 
 
 def tells_of_no_memory(text: str, *, limited: bool) -> bool:
-    """Return whether a message is that of a refused allocation: by torch's CPU allocator, C++, or the system.
+    """Return whether a message is that of a refused allocation: by torch's CPU allocator, C++, the loader of
+    libraries, or the system.
 
     Args:
         text: the message.
         limited: whether memory was limited, so that what oneDNN and Python say when they are refused memory, among
             other things, means that.
     """
+    text = text.lower()
     return any(words in text for words in _NO_MEMORY + (_MAYBE_NO_MEMORY if limited else ()))
 
 

@@ -69,11 +69,17 @@ def _die(module, kind: str, number: str, at: str = "0") -> None:
 
     whole = checkpoints.whole
 
-    def write(file, write_to) -> None:
+    def write(file, content, **how) -> None:
         if file.suffix == (".pt" if kind == "write" else ".json") and counted():
-            whole(file, lambda part: write_to(Mortal(part)))
+            whole(file, lambda part: part_of(content, Mortal(part)), **how)
         else:
-            whole(file, write_to)
+            whole(file, content, **how)
+
+    def part_of(content, file) -> None:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            content(file)
 
     if kind == "step":
         module.register_forward_pre_hook(forward)

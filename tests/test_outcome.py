@@ -11,6 +11,7 @@ from harness.errors import CannotRun, OutOfMemory, WorkerFailed
 from harness.job import DataSettings, Job, OptimizerSettings
 from harness.launchers._outcome import collect
 from harness.results import Failure, write_report
+from harness.worker.rank import is_out_of_memory
 from tests.made import made_report
 
 
@@ -95,12 +96,19 @@ def test_a_rank_out_of_memory_is_the_cause_whatever_its_peers_reported_before(jo
         collect(job, exits={0: 1, 1: 1}, timed_out=False, timeout_s=9)
 
 
-def test_a_process_that_cpp_ended_for_lack_of_memory_is_out_of_memory(job):
-    (job.folder / "rank0.log").write_text("terminate called after throwing an instance of 'std::bad_alloc'\n")
+@pytest.mark.parametrize(
+    ("status", "last_words"),
+    [
+        (-signal.SIGABRT, "terminate called after throwing an instance of 'std::bad_alloc'"),
+        (127, "cannot allocate memory for thread-local data: ABORT"),
+    ],
+)
+def test_a_process_that_ended_below_python_for_lack_of_memory_is_out_of_memory(job, status, last_words):
+    (job.folder / "rank0.log").write_text(f"{last_words}\n")
     with pytest.raises(OutOfMemory, match="rank 0 of 2 ran out of memory before it started; --device-memory leaves"):
         collect(
             dataclasses.replace(job, device_memory_bytes=2**20),
-            exits={0: -signal.SIGABRT},
+            exits={0: status},
             timed_out=False,
             timeout_s=9,
         )
@@ -111,3 +119,14 @@ def test_an_abort_for_another_reason_is_no_lack_of_memory(job):
     with pytest.raises(WorkerFailed, match="killed by SIGABRT") as failure:
         collect(job, exits={0: -signal.SIGABRT}, timed_out=False, timeout_s=9)
     assert not isinstance(failure.value, OutOfMemory)
+
+
+def test_memory_refused_in_the_middle_of_something_else_is_a_lack_of_memory_where_it_was_limited(job):
+    try:
+        try:
+            raise MemoryError
+        except MemoryError as refused:
+            raise ImportError("cannot import a module") from refused
+    except ImportError as error:
+        assert is_out_of_memory(error, dataclasses.replace(job, device_memory_bytes=2**20))
+        assert not is_out_of_memory(error, job)

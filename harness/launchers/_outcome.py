@@ -68,9 +68,10 @@ def collect(job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: f
     # Elastic ends the ranks that are left with SIGTERM as soon as one has failed.
     by_itself = {rank: status for rank, status in died.items() if status != -signal.SIGTERM}
     for rank, status in by_itself.items():
-        # C++ code that is refused memory, for a thread as well, ends the process without a report.
+        # What is refused memory below Python ends the process without a report: C++ code aborts, for a thread as well,
+        # and the loader, for a library's thread-local data, exits with 127.
         log = "\n".join(_lines(job, rank))
-        if status == -signal.SIGABRT and tells_of_no_memory(log, limited=job.device_memory_bytes is not None):
+        if status in (-signal.SIGABRT, 127) and tells_of_no_memory(log, limited=job.device_memory_bytes is not None):
             raise OutOfMemory(
                 f"{job.case_id}: rank {rank} of {job.ranks} ran out of memory {_where(job, rank)}{_limit(job)}"
             )

@@ -129,7 +129,7 @@ def _report(job: Job, rank: int, phases: Phases, progress: process.Progress) -> 
             device_name="",
             phases_s=phases.seconds,
             failure=Failure(
-                kind=OutOfMemory.__name__ if _is_out_of_memory(error, job) else type(error).__name__,
+                kind=OutOfMemory.__name__ if is_out_of_memory(error, job) else type(error).__name__,
                 message=str(error),
                 phase=phases.current,
                 traceback=traceback.format_exc(),
@@ -139,12 +139,16 @@ def _report(job: Job, rank: int, phases: Phases, progress: process.Progress) -> 
         )
 
 
-def _is_out_of_memory(error: Exception, job: Job) -> bool:
+def is_out_of_memory(error: Exception, job: Job) -> bool:
     """Return whether memory was refused: by CUDA's allocator, by torch's on the CPU, or by Python's."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError | OSError)
-        and tells_of_no_memory(str(error), limited=job.device_memory_bytes is not None)
-    )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    limited = job.device_memory_bytes is not None
+    if isinstance(error, RuntimeError | OSError) and tells_of_no_memory(str(error), limited=limited):
+        return True
+    # What was refused in the middle of something, an import say, is told as that something's failure.
+    before = error.__cause__ or error.__context__
+    return limited and isinstance(before, Exception) and is_out_of_memory(before, job)
 
 
 def _join(job: Job) -> World:
