@@ -19,6 +19,7 @@ from harness.case import Case
 from harness.errors import PluginError, ProfileError, StoreError, WorkerFailed
 from harness.evidence.tables import HERE, PUBLISHED
 from harness.explainer import Explainer
+from harness.figures.charts import Series, lines
 from harness.gate.limits import Verdict
 from harness.pipeline import Outcome
 from harness.published import FOLDER, load
@@ -349,19 +350,24 @@ def test_an_anchor_is_no_measure_of_another_experiment(whole):
 
 def test_a_report_holds_every_table_claim_and_raw_result(whole, tmp_path):
     study, evidence = whole("detection")
-    bare = replace(study.study, figures=lambda evidence: ())
-    tables, claims = list(bare.tables(evidence)), list(bare.claims(evidence))
-    files = studies.write(tmp_path / "made", bare, evidence, made_host(), tables, claims)
-    assert {file.name for file in files} == {
+    figure = lines(name="speedups", title="", x_label="", y_label="", series=[Series(label="a", x=(1,), y=(2,))])
+    drawn = replace(study.study, figures=lambda evidence: (figure,))
+    tables, claims = list(drawn.tables(evidence)), list(drawn.claims(evidence))
+    files = studies.write(tmp_path / "made", drawn, evidence, made_host(), tables, claims)
+    assert {str(file.relative_to(tmp_path / "made")) for file in files} == {
         *("detection.json", "results.json"),
-        *(f"{name}.csv" for name in ("epochs", "speedups", "summary", "open_ends")),
+        *(f"tables/{name}.csv" for name in ("epochs", "speedups", "summary", "open_ends")),
+        # A figure of a table's name takes nothing from it.
+        *(f"figures/speedups.{ending}" for ending in ("csv", "png", "svg")),
     }
+    with (tmp_path / "made" / "tables" / "speedups.csv").open() as file:
+        assert next(csv.reader(file))[:3] == ["case", "here", "95 % interval"]
     content = json.loads((tmp_path / "made" / "detection.json").read_text())
     assert content["in_small"] is True
     assert len(content["claims"]) == len(claims) == 15
     results = json.loads((tmp_path / "made" / "results.json").read_text())
     assert results.keys() == {case.id for case in evidence.runs}
-    with (tmp_path / "made" / "summary.csv").open() as file:
+    with (tmp_path / "made" / "tables" / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert float(rows[0]["4-GPU speedup"]) == pytest.approx(2 * 50 / 26)
 

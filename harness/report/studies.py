@@ -134,7 +134,9 @@ def _wrapped(line: str) -> list[str]:
 def write(
     folder: Path, study: Study, evidence: Evidence, host: Host, several: Sequence[Table], judged: Sequence[Claim]
 ) -> list[Path]:
-    """Write what a study found: a CSV for each table, all of it and its raw results as JSON, and its figures.
+    """Write what a study found: all of it and its raw results as JSON, its tables as CSV, and its figures.
+
+    Tables and figures have a folder each, for a figure has the name of the table that it draws and its numbers as CSV.
 
     Raises:
         StoreError: a file cannot be written; those written before are whole.
@@ -154,17 +156,18 @@ def write(
         "missing": {str(case): why for case, why in evidence.missing.items()},
     }
     results = {case.id: result_to_json(run.result) for case, run in evidence.runs.items()}
-    files: dict[str, str] = {f"{table.name}.csv": _csv(table) for table in several}
+    files: dict[str, str] = {f"tables/{table.name}.csv": _csv(table) for table in several}
     files |= {f"{study.name}.json": _json(content), "results.json": _json(results)}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for within in ("tables", "figures"):
+            (folder / within).mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             whole(folder / name, text.encode())
     except OSError as error:
         raise StoreError(
             f"study report {folder} cannot be written: {error.strerror}; free or change the folder"
         ) from error
-    return [*(folder / name for name in files), *charts.write(list(study.figures(evidence)), folder)]
+    return [*(folder / name for name in files), *charts.write(list(study.figures(evidence)), folder / "figures")]
 
 
 def _csv(table: Table) -> str:
