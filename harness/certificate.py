@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from harness import reading
 from harness.errors import StoreError
 from harness.writing import whole
 
@@ -266,6 +267,6 @@ def write(record: Certificate, path: Path) -> None:
 def read(path: Path) -> Certificate | None:
     """Return a kept certificate, or None where there is none that can be read: it is then made again."""
     try:
-        return _CERTIFICATE.validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return _CERTIFICATE.validate_python(reading.read(path, kind="certificate", mend="run with --recertify"))
+    except (OSError, ValidationError, StoreError):
         return None

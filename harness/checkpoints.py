@@ -11,11 +11,13 @@ either complete or seen not to be.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +26,7 @@ from typing import Any, BinaryIO, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from harness import reading
 from harness.errors import StoreError
 from harness.job import Job
 from harness.plugins import Metric
@@ -34,7 +37,7 @@ _EPOCH = re.compile(r"epoch-([1-9]\d*)")
 _LIBRARIES = ("torch", "torchvision", "deepspeed", "fairscale", "transformers")
 _OWN_TO_A_RUN = (
     *("purpose", "folder", "asked_s", "cores", "reference", "plant", "weights", "data", "device_memory_bytes"),
-    *("checkpoints", "begin_from", "scored", "saved"),
+    *("checkpoints", "begin_from", "scored", "saved", "hang_s"),
 )
 """Of a job, what its training does not depend on, or what is told apart below."""
 
@@ -130,7 +133,7 @@ def read(folder: Path, rank: int) -> Kept | None:
     """
     file = folder / f"rank{rank}.json"
     try:
-        return _KEPT.validate_json(file.read_bytes())
+        return _KEPT.validate_python(reading.read(file, kind="record of this suite", mend="train anew"))
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
@@ -159,6 +162,34 @@ def write(folder: Path, rank: int, kept: Callable[[str], Kept], tensors: Callabl
         raise StoreError(
             f"the state after {folder.name} cannot be kept in {folder}: {error}; free space, or change SHARDBENCH_CACHE"
         ) from error
+
+
+@contextlib.contextmanager
+def held(checkpoints: Path) -> Iterator[None]:
+    """Let no other run write to a folder of kept epochs while the block runs; a holder's end, however, frees it.
+
+    Raises:
+        StoreError: another run holds it, or the lock cannot be made.
+    """
+    file = checkpoints.with_name(f"{checkpoints.name}.lock")
+    try:
+        checkpoints.parent.mkdir(parents=True, exist_ok=True)
+        opened = file.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{file} cannot be made: {error.strerror}; free or change SHARDBENCH_CACHE") from error
+    with opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            opened.seek(0)
+            raise StoreError(
+                f"process {opened.read().strip() or 'unknown'} keeps the training {checkpoints.name} in "
+                f"{checkpoints.parent} with --resume; wait for its end, or leave --resume out"
+            ) from error
+        opened.truncate(0)
+        opened.write(str(os.getpid()))
+        opened.flush()
+        yield
 
 
 def digest_of(file: Path) -> str:

@@ -9,6 +9,7 @@
         OutOfMemory    a rank needed more memory than its device has
       CannotRun        a library turned out to be missing only in the rank; the case is skipped
       StoreError       a stored record cannot be read or written
+      DevicesBusy      another run has the devices that this one needs
 
 A message has four parts: what, how much, against what, and what to do.
 """
@@ -18,9 +19,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from harness.escaping import escaped
+
 
 class HarnessError(Exception):
     """Base of all errors a user can cause or mend."""
+
+    def __str__(self) -> str:
+        """Say it so that names from outside cannot steer the terminal."""
+        return escaped(super().__str__())
 
 
 class CaseError(HarnessError):
@@ -53,6 +60,10 @@ class CannotRun(HarnessError):
 
 class StoreError(HarnessError):
     """A stored record cannot be read or written."""
+
+
+class DevicesBusy(HarnessError):
+    """Another run has the devices that this one needs; the message names it."""
 
 
 _NO_MEMORY = ("can't allocate memory", "std::bad_alloc", "cannot allocate memory")

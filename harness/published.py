@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from harness import reading
 from harness.errors import StoreError
 
 FOLDER = Path(__file__).parents[1] / "baselines" / "published"
@@ -201,7 +202,8 @@ def load(file: Path) -> Published:
         StoreError: there is no such file, it is damaged, of another schema, or lacks a figure that it names.
     """
     try:
-        found = _PUBLISHED.validate_json(file.read_bytes())
+        plain = reading.read(file, kind="published study", mend="restore the file")
+        found = _PUBLISHED.validate_python(plain)
     except OSError as error:
         raise StoreError(f"published figures {file} cannot be read: {error.strerror}; restore the file") from error
     except ValidationError as error:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from harness import store
-from harness.gate.observations import same_work
 from harness.pipeline import Outcome
-from harness.results import Result
+from harness.told import told_seconds
 
 
 class ReplayClock:
@@ -56,13 +54,6 @@ def record(benchmark: Any, outcome: Outcome, node: pytest.Item) -> None:
         store.pack(outcome.result, outcome.reference, outcome.certificate, verdict=outcome.verdict.word)
     )
     replay(benchmark, node, told_seconds(outcome.result))
-
-
-def told_seconds(result: Result) -> Sequence[float]:
-    """Return the seconds that a result is recorded with: of its processes at one speed of the machine, or its steps."""
-    plain_s = result.plain_s
-    seen = [one for one in map(same_work, result.samples) if one is not None]
-    return [math.exp(one.mean) * plain_s for one in seen] if plain_s and seen else result.step_s
 
 
 def replay(benchmark: Any, node: pytest.Item, seconds: Sequence[float]) -> None:

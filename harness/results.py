@@ -6,6 +6,9 @@ Schema history:
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -68,6 +71,8 @@ class Failure:
     """Whether it is one of this suite's own errors, which need no traceback to be understood."""
     unix_time: float
     """When it happened, so that the first of several ranks can be named."""
+    step: int | None = None
+    """In which step, counted from 1, where the rank noticed later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=_STRICT)
@@ -76,6 +81,8 @@ class RankReport:
 
     schema_version: Literal[1] = 1
     rank: int
+    node: int = 0
+    """Which of the case's nodes it ran on, counted from 0."""
     world_size: int
     device: str
     device_name: str
@@ -174,6 +181,12 @@ class Result:
     def __post_init__(self) -> None:
         if len({len(rank.step_s) for rank in self.ranks}) != 1:
             raise ValueError("it must hold at least one rank, and as many steps of each")
+        epochs = {tuple(epoch.steps for epoch in rank.epochs) for rank in self.ranks}
+        steps = next(iter(epochs))
+        if len(epochs) != 1 or min(steps, default=1) < 1 or sum(steps) > min(len(rank.loss) for rank in self.ranks):
+            raise ValueError("its ranks must have made the same epochs, and have a loss of each of their steps")
+        if len({len(rank.data_wait_s) for rank in self.ranks}) != 1:
+            raise ValueError("its ranks must tell of as many steps how long they waited for a batch")
 
     @property
     def lead(self) -> RankReport:
@@ -210,6 +223,12 @@ class Result:
 
 _REPORT: TypeAdapter[RankReport] = TypeAdapter(RankReport)
 _RESULT: TypeAdapter[Result] = TypeAdapter(Result)
+
+
+def identity_of(*, case_id: str, profile: str, settings: Mapping[str, Any], dataset: str) -> str:
+    """Return `Result.identity`: a digest of everything but the machine that two results must share to be compared."""
+    facts = {"case": case_id, "profile": profile, "settings": settings, "dataset": dataset}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_report(report: RankReport, path: Path) -> None:
@@ -264,5 +283,5 @@ def result_from_json(data: Any, *, where: str) -> Result:
 
 def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part) for part in first["loc"])[:200]
     return f"{place or 'top level'}: {first['msg']}"

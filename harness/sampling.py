@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.escaping import escaped
 from harness.records.telemetry import CoreReading, GpuFacts, GpuReading, Reading, Telemetry, Whose, Zone
 
 INTERVAL_S = 0.25
@@ -318,7 +319,8 @@ class _Gpus:
         for pid, whose in found.items():
             if whose != "own" and pid not in self.names:
                 with contextlib.suppress(OSError):
-                    self.names[pid] = (self._proc / str(pid) / "comm").read_text(errors="replace").strip()
+                    # A process may call itself what steers a terminal.
+                    self.names[pid] = escaped((self._proc / str(pid) / "comm").read_text(errors="replace").strip())
         return found
 
     def _name(self, handle: Any) -> str | None:

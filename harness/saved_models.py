@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from harness import reading
 from harness.checkpoints import digest_of
 from harness.errors import StoreError
 
@@ -85,7 +86,7 @@ def read(folder: Path) -> SavedModel:
         raise StoreError(f"there is no folder {folder}; {_MEND}")
     file = folder / ABOUT
     try:
-        about = _SAVED.validate_json(file.read_bytes())
+        about = _SAVED.validate_python(reading.read(file, kind="saved model", mend=_MEND))
     except FileNotFoundError as error:
         raise StoreError(f"{folder} is no model of this suite: it has no {ABOUT}; {_MEND}") from error
     except OSError as error:
@@ -94,6 +95,8 @@ def read(folder: Path) -> SavedModel:
         first = error.errors(include_url=False, include_input=False)[0]
         raise StoreError(f"{file} is damaged, or another version's: {first['msg']}; {_MEND}") from error
     for name, digest in about.files.items():
+        if Path(name).name != name:
+            raise StoreError(f"{file} is damaged: {name!r} is no name of a file beside it; {_MEND}")
         if not (folder / name).is_file():
             raise StoreError(f"{folder} lacks {name}; {_MEND}")
         if digest_of(folder / name) != digest:

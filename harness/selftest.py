@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+from harness import reading
 from harness.errors import StoreError
 from harness.gate.selftest import Selftest
 from harness.writing import whole
@@ -41,9 +42,9 @@ def keep(found: Selftest, folder: Path, hardware: str) -> None:
 def forbids(folder: Path, hardware: str) -> str:
     """Return why times are not gated on this machine; nothing where they are, or where no self-test says."""
     try:
-        said = json.loads(_file(folder, hardware).read_text(encoding="utf-8"))
+        said = reading.read(_file(folder, hardware), kind="self-test", mend="make it again with --gate-selftest")
         word, on = said["word"], said["on"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, StoreError, KeyError, TypeError):
         return ""
     if word != "not white":
         return ""

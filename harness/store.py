@@ -16,15 +16,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pytest_benchmark.storage.file import FileStorage
 from pytest_benchmark.utils import safe_dumps
 
 from harness import certificate as certificates
+from harness import reading
+from harness.case import Case
 from harness.certificate import Certificate
-from harness.errors import StoreError
+from harness.errors import CaseError, StoreError
 from harness.results import SCHEMA, Result, result_from_json, result_to_json
+from harness.writing import whole
 
 KEY = "shardbench"
 SEAL = "seal"
@@ -89,7 +92,7 @@ def sealed(output_json: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run as a file holds it, with its seal.
 
     Raises:
-        StoreError: a figure is NaN or infinite, which is no measurement.
+        StoreError: a figure is NaN or infinite, which is no measurement, or what it holds could not be read again.
     """
     try:
         plain: dict[str, Any] = json.loads(safe_dumps(output_json, allow_nan=False))
@@ -98,7 +101,27 @@ def sealed(output_json: Mapping[str, Any]) -> dict[str, Any]:
             f"this run is not stored, for a figure in it is no number ({error}): nothing could be compared with it; "
             "find the test that recorded it, and let it say None instead"
         ) from error
+    try:
+        reading.refuse_unreadable(plain)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(
+            f"this run is not stored, for it could not be read again ({error}): find the test that recorded it"
+        ) from error
     return plain | {SEAL: _digest(plain)}
+
+
+def write_run(file: Path, output_json: Mapping[str, Any]) -> None:
+    """Write a run where --benchmark-json names a file, sealed, and whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written; one that was there is untouched.
+        StoreError: what the run holds cannot be stored.
+    """
+    content = safe_dumps(sealed(output_json), ensure_ascii=True, indent=4).encode()
+    if file.exists() and not file.is_file():
+        file.write_bytes(content)  # a pipe or a device, which a rename would put a file in place of
+    else:
+        whole(file, content)
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -133,7 +156,7 @@ def read_run(file: Path) -> dict[str, Any]:
     """Return the content of a stored run; of a file that did not change since, what was read before.
 
     Raises:
-        StoreError: the file cannot be read, is truncated, is no JSON, holds NaN or an infinite number, has no seal or
+        StoreError: the file cannot be read, is truncated, is no JSON or none that this suite writes, has no seal or
             one that does not fit, is of another schema, or has a case without a verdict.
     """
     try:
@@ -143,46 +166,24 @@ def read_run(file: Path) -> dict[str, Any]:
         raise StoreError(f"{file} cannot be read ({error.strerror}); make it readable, or {MEND}") from error
 
 
-class _NoNumber(ValueError):
-    """JSON as Python writes it may hold NaN and infinite numbers."""
-
-
 @lru_cache(maxsize=32)
 def _read(file: Path, changed_ns: int, size: int) -> dict[str, Any]:
     """Return the content of a file as it is at a time and size, which stand for its content."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        content = json.loads(text, parse_constant=_refuse_constant)
-        if not isinstance(content, dict):
-            raise StoreError(f"{file} is no stored run: it holds no table; {MEND}")
-        _refuse_other_schema(file, content)
-        if content[SEAL] != _digest(content):
-            raise StoreError(f"{file} was changed after it was written: its seal does not fit what it holds; {MEND}")
-        for bench in _cases(file, content):
-            if not isinstance(bench["extra_info"][KEY].get("verdict"), str):
-                raise StoreError(f"{file} holds {bench['fullname']} without a verdict; {MEND}")
-    except _NoNumber as error:
-        raise StoreError(f"{file} holds {error}, which no measurement is; {MEND}") from error
-    except json.JSONDecodeError as error:
-        if _is_cut(error):
-            raise StoreError(f"{file} is truncated: it ends within its JSON, after {size:,} bytes; {MEND}") from error
-        raise StoreError(f"{file} is no JSON ({error}); {MEND}") from error
-    except RecursionError as error:
-        raise StoreError(f"{file} is no stored run: its JSON is nested too deeply to be one; {MEND}") from error
-    except ValueError as error:
-        # No UTF-8; a number of thousands of digits; or one so large that it is read as infinite.
-        raise StoreError(f"{file} is no stored run ({error}); {MEND}") from error
+    content = reading.read(file, kind="stored run", mend=MEND)
+    if not isinstance(content, dict):
+        raise StoreError(f"{file} is no stored run: it holds no table; {MEND}")
+    _refuse_other_schema(file, content)
+    if not seal_fits(content):
+        raise StoreError(f"{file} was changed after it was written: its seal does not fit what it holds; {MEND}")
+    for bench in _cases(file, content):
+        if not isinstance(bench["extra_info"][KEY].get("verdict"), str):
+            raise StoreError(f"{file} holds {bench['fullname']} without a verdict; {MEND}")
     return content
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise _NoNumber(name)
-
-
-def _is_cut(error: json.JSONDecodeError) -> bool:
-    """Return whether a text that is no JSON begins as a stored run does and lacks its end."""
-    text = error.doc.strip()
-    return not text or (text.startswith("{") and (not text.endswith("}") or error.pos >= len(error.doc.rstrip())))
+def seal_fits(content: Mapping[str, Any]) -> bool:
+    """Return whether a run is what was sealed."""
+    return content.get(SEAL) == _digest(content)
 
 
 def _refuse_other_schema(file: Path, content: Mapping[str, Any]) -> None:
@@ -254,14 +255,23 @@ def unpack(benchmark: Mapping[str, Any], *, where: str, commit: str = "") -> Sto
     if not isinstance(packed, dict) or "result" not in packed:
         raise StoreError(f"{where} holds no result under extra_info.{KEY}; record it again with --benchmark-save")
     reference, certificate, verdict = packed.get("reference"), packed.get("certificate"), packed.get("verdict")
-    result = result_from_json(packed["result"], where=where)
+    result = _named(result_from_json(packed["result"], where=where), where)
     if not isinstance(verdict, str):
         raise StoreError(f"{where} holds no verdict under extra_info.{KEY}; record it again with --benchmark-save")
     return Stored(
         where=where,
         result=result,
-        reference=None if reference is None else result_from_json(reference, where=where),
+        reference=None if reference is None else _named(result_from_json(reference, where=where), where),
         certificate=None if certificate is None else certificates.certificate(certificate, where=where),
         verdict=verdict,
         commit=commit,
     )
+
+
+def _named(result: Result, where: str) -> Result:
+    """Return the result, whose case becomes a name of files and tests, if it is one that a case can have."""
+    try:
+        Case.parse(result.case_id)
+    except CaseError as error:
+        raise StoreError(f"{where} holds no valid result: {error}; {MEND}") from error
+    return result

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,7 +74,7 @@ def test_nothing_kept_is_nothing_to_say(tmp_path):
         (lambda f: (f / "rank1.json").unlink(), "is not complete: rank 1 had not written its part"),
         (lambda f: (f / "rank0.pt").unlink(), "is damaged: the checksum of rank0.pt is not the one"),
         (lambda f: (f / "rank1.pt").write_bytes(b"2"), "is damaged: the checksum of rank1.pt is not the one"),
-        (lambda f: (f / "rank0.json").write_text('{"schema_ver'), "cannot be read: .*rank0.json holds no record"),
+        (lambda f: (f / "rank0.json").write_text('{"schema_ver'), "cannot be read: .*rank0.json is truncated"),
     ],
     ids=["incomplete", "gone", "changed", "record"],
 )
@@ -164,3 +168,30 @@ def test_the_best_epoch_is_the_first_of_the_best_in_the_metrics_own_sense():
 def test_the_measured_steps_are_those_of_one_process(began, steps, first):
     known = Kept(facts={}, sha256="", step_s=(0.1,) * steps, data_wait_s=(), loss=(), began=began, epochs=())
     assert unmeasured(known, warmup_steps=3) == first
+
+
+def test_two_runs_do_not_keep_one_training_at_once(tmp_path):
+    folder = tmp_path / "checkpoints" / "net-ddp-1gpu-bs8-seed0"
+    with (
+        checkpoints.held(folder),
+        pytest.raises(StoreError, match=rf"process {os.getpid()} keeps the training net-ddp-1gpu-bs8-seed0 .*--resume"),
+        checkpoints.held(folder),
+    ):
+        pass
+    with checkpoints.held(folder), checkpoints.held(folder.with_name("other-seed0")):
+        pass
+
+
+def test_a_lock_whose_holder_was_killed_is_nobodys(tmp_path):
+    folder = tmp_path / "net-seed0"
+    code = (
+        "import os, pathlib, signal\n"
+        "from harness import checkpoints\n"
+        f"with checkpoints.held(pathlib.Path({str(folder)!r})):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(checkpoints.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == -signal.SIGKILL
+    assert folder.with_name("net-seed0.lock").exists()
+    with checkpoints.held(folder):
+        pass

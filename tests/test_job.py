@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def test_a_job_comes_back_as_it_was_written(tmp_path):
 
 
 def test_a_full_disk_is_told(tmp_path):
-    (tmp_path / "job.json").symlink_to("/dev/full")
+    (tmp_path / f".job.json.{os.getpid()}.part").symlink_to("/dev/full")
     with pytest.raises(StoreError, match=r"job\.json cannot be written: No space left on device; free or change"):
         jobs.write(JOB, tmp_path / "job.json")
 

@@ -99,7 +99,7 @@ def test_a_part_that_exceeds_its_whole_and_a_figure_told_twice_are_found(made):
     [
         ((), {"schema_version": 2}, "schema_version.*reads schema 1"),
         ((), {"sauce": "x"}, "sauce"),
-        ((_figure("a", float("nan")),), {}, "figures.0.values.0"),
+        ((_figure("a", float("nan")),), {}, "holds NaN, which no measurement is"),
         ((_figure("a", 1, values=[]),), {}, "figures.0.values"),
         ((_figure("a", 1, values=[1, 2]),), {}, "what they follow"),
         ((_figure("a", 1, decimals=2),), {}, "a ratio needs the decimals"),

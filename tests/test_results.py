@@ -44,6 +44,7 @@ FAILURES = st.builds(
     traceback=TEXTS,
     expected=st.booleans(),
     unix_time=FIGURES,
+    step=st.none() | COUNTS,
 )
 EPOCHS = st.builds(
     EpochReport,
@@ -54,6 +55,7 @@ EPOCHS = st.builds(
 )
 REPORT_FIELDS = {
     "rank": COUNTS,
+    "node": COUNTS,
     "world_size": COUNTS,
     "device": TEXTS,
     "device_name": TEXTS,
@@ -112,7 +114,16 @@ RESULT_FIELDS = {
         tuple
     ),
     "ranks": st.lists(
-        st.builds(RankReport, **(REPORT_FIELDS | {"step_s": st.just((0.5,))})), min_size=1, max_size=2
+        st.builds(
+            RankReport,
+            **(
+                REPORT_FIELDS
+                | {"step_s": st.just((0.5,)), "data_wait_s": st.just((0.25,)), "loss": st.just((1.0, 2.0))}
+                | {"epochs": st.just((EpochReport(seconds=1.0, steps=2, scores={"accuracy": 0.5}),))}
+            ),
+        ),
+        min_size=1,
+        max_size=2,
     ).map(tuple),
     "samples": st.lists(SAMPLES, max_size=2).map(tuple),
     "beside": st.lists(SAMPLES, max_size=2).map(tuple),

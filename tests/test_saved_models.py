@@ -77,7 +77,7 @@ def _edit(**change):
     ("damage", "said"),
     [
         (lambda f: (f / "shardbench.json").unlink(), "is no model of this suite: it has no shardbench.json; name a"),
-        (lambda f: (f / "shardbench.json").write_text('{"model": "res'), "shardbench.json is damaged, or another"),
+        (lambda f: (f / "shardbench.json").write_text('{"model": "res'), "shardbench.json is truncated"),
         (_edit(schema_version=2), "shardbench.json is damaged, or another version's: Input should be 1"),
         (_edit(epoch="last"), "shardbench.json is damaged, or another version's: Input should be a valid integer"),
         (lambda f: (f / "config.json").unlink(), "lacks config.json"),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import store
+from harness import reading, store
 from harness.errors import StoreError
 from tests.made import ANY_SPEED, made_certificate, made_report, made_result
 
@@ -155,7 +155,10 @@ WRONG_FILES = {
     "NaN": (_edited('"wall_s": 6.5', '"wall_s": NaN'), "holds NaN, which no measurement is"),
     "infinite": (_edited('"wall_s": 6.5', '"wall_s": Infinity'), "holds Infinity, which no"),
     "negative infinite": (_edited('"wall_s": 6.5', '"wall_s": -Infinity'), "holds -Infinity, which no"),
-    "read as infinite": (_edited('"wall_s": 6.5', '"wall_s": 1e999'), "is no stored run (Out of range float"),
+    "read as infinite": (
+        _edited('"wall_s": 6.5', '"wall_s": 1e999'),
+        "holds 1e999, a number beyond all that can be calculated with",
+    ),
     "foreign": (b'{"results": []}', "has no list of benchmarks"),
     "no list": (b'{"benchmarks": 3}', "has no list of benchmarks"),
     "no benchmarks": (b'{"benchmarks": ["a", "b"]}', "benchmark 0 has no name"),
@@ -236,8 +239,8 @@ def test_a_file_is_parsed_once_until_it_changes(storage, folder, monkeypatch):
     storage.save(_run(_benchmark()), "a")
     file = folder / "0001_a.json"
     read = []
-    plain = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: read.append(self) or plain(self, *a, **k))
+    plain = reading.read
+    monkeypatch.setattr(reading, "read", lambda file, **words: read.append(file) or plain(file, **words))
     list(storage.load())
     list(storage.load("0001"))
     assert store.read_run(file)
@@ -342,3 +345,16 @@ def test_a_whole_result_stays_small_enough_to_be_stored():
     text = json.dumps(store.pack(result, None, made_certificate(result.case_id), verdict="new"))
     assert len(text) < 500_000
     assert store.unpack({"extra_info": json.loads(text)}, where="here").result == result
+
+
+def test_a_run_is_written_by_name_whole_or_not_at_all_and_takes_no_devices_place(tmp_path):
+    file = tmp_path / "run.json"
+    store.write_run(file, WHOLE_RUN)
+    assert store.read_run(file) == SEALED
+    with pytest.raises(StoreError, match="is not stored"):
+        store.write_run(file, WHOLE_RUN | {"odd": math.nan})
+    assert store.read_run(file) == SEALED
+    assert [one.name for one in tmp_path.iterdir()] == ["run.json"]
+    with pytest.raises(OSError, match="No space left on device"):
+        store.write_run(Path("/dev/full"), WHOLE_RUN)
+    assert Path("/dev/full").is_char_device()

@@ -18,6 +18,7 @@ from harness.proof import rules
 from harness.proof.recorded import WARM_UP, Contender, Draw, Rate, Recorded, load, sizes, tried
 from harness.proof.rules import Rule
 from harness.records.samples import RankSamples, Samples
+from harness.writing import whole
 
 
 def _on_steps(name: str, rule: Rule, stored: int, new: int) -> Contender:
@@ -144,7 +145,7 @@ def write_docs(path: Path, runs: Path) -> None:
     """
     processes = load(runs)
     lines = "\n".join(table(processes))
-    path.write_text(f"{introduction(processes)}\n{lines}\n\n{_LIMITS}")
+    whole(path, f"{introduction(processes)}\n{lines}\n\n{_LIMITS}".encode())
 
 
 def introduction(processes: Sequence[Recorded]) -> str:

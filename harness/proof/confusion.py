@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from harness import reading
 from harness.errors import StoreError
 from harness.plant import Plant, parse
 from harness.proof.rates import Count
@@ -50,6 +51,7 @@ class Night:
     trials: tuple[Trial, ...]
 
 
+_MEND = "move the file away to count anew"
 _NIGHTS: TypeAdapter[tuple[Night, ...]] = TypeAdapter(tuple[Night, ...])
 
 
@@ -153,10 +155,10 @@ def unpacked(content: bytes, where: str) -> tuple[Night, ...]:
         StoreError: it holds something else; the message names the file.
     """
     try:
-        return _NIGHTS.validate_json(content)
+        return _NIGHTS.validate_python(reading.parsed(content, where=where, kind="count of nights", mend=_MEND))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise StoreError(f"counts {where} cannot be read: {first['msg']}; move the file away to count anew") from error
+        raise StoreError(f"counts {where} cannot be read: {first['msg']}; {_MEND}") from error
 
 
 def _of_this_gate(tonight: Night, before: Sequence[Night]) -> list[Night]:

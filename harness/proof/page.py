@@ -10,6 +10,7 @@ from tabulate import tabulate
 from harness.gate.policy import CREEP_RUNS, FALSE_ALARMS_OF_CASE
 from harness.proof.rates import CASES, CREPT, EFFECTS, Count, Rates, figures
 from harness.proof.simulator import WORLDS, World
+from harness.writing import whole
 
 _GOAL_POWER = {("nightly", 0.03): 0.75, ("nightly", 0.05): 0.99, ("release", 0.03): 0.95}
 """Of one rank, by policy and slowdown."""
@@ -24,7 +25,8 @@ def write(path: Path, *, suites: int, seed: int = 0) -> None:
         seed: of everything random.
     """
     path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(page(list(figures(seed, suites)), suites=suites, seed=seed)) + "\n", encoding="utf-8")
+    text = "\n".join(page(list(figures(seed, suites)), suites=suites, seed=seed)) + "\n"
+    whole(path, text.encode())
 
 
 def page(found: list[Rates], *, suites: int, seed: int) -> Iterator[str]:

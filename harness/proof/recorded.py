@@ -7,14 +7,16 @@ with planted work instead, what is reported is found.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import fmean
+from typing import Any
 
+from harness import reading
+from harness.errors import StoreError
 from harness.gate import chance
 
 WARM_UP = 1
@@ -101,8 +103,21 @@ class Rate:
 
 
 def load(path: Path) -> tuple[Recorded, ...]:
-    """Return the recorded processes, in order of time."""
-    processes = json.loads(path.read_text())["processes"]
+    """Return the recorded processes, in order of time.
+
+    Raises:
+        OSError: there is no such file.
+        StoreError: it holds something else.
+    """
+    mend = "restore it from version control"
+    plain = reading.read(path, kind="file of recorded processes", mend=mend)
+    try:
+        return _recorded(plain["processes"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path} is no file of recorded processes ({error}); {mend}") from error
+
+
+def _recorded(processes: list[dict[str, Any]]) -> tuple[Recorded, ...]:
     return tuple(
         Recorded(
             started_unix_s=process["t"],
