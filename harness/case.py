@@ -8,7 +8,7 @@ written, so a new axis renames no case; `Case.parse(case.id) == case` always hol
     ckpt             checkpointing        lrscale          its scaling with the GPU count
     accum<n>         accumulation         fused            fused optimizer
     clip<x>          gradient clipping    compile          torch.compile
-                                          chlast           channels-last
+    pernode<n>       GPUs of each node    chlast           channels-last
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ _NUMBERED: dict[str, tuple[str, type[int] | type[float]]] = {
     "accumulation": ("accum", int),
     "clipping": ("clip", float),
     "lr_warmup": ("warmup", int),
+    "gpus_per_node": ("pernode", int),
 }
 """The option tokens that are a word and a number, by axis."""
 
@@ -58,7 +59,7 @@ OPTION_WORDS = (*_AXIS_OF, *(f"{kind}<n>" for kind in _AXIS_OF_NUMBERED))
 """The same as a person is told them."""
 
 _CHOICES = {"precision": get_args(Precision), "offload": get_args(Offload), "schedule": get_args(Schedule)}
-_LEAST = {"gpu_count": 1, "batch_size": 1, "accumulation": 1, "lr_warmup": 0}
+_LEAST = {"gpu_count": 1, "batch_size": 1, "accumulation": 1, "lr_warmup": 0, "gpus_per_node": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,8 @@ class Case:
     """Whether the model's repeated blocks go through torch.compile."""
     channels_last: bool = False
     """Whether images and convolution weights lie in memory as [N, H, W, C]."""
+    gpus_per_node: int | None = None
+    """GPUs of each node, where they are spread over several; None is one node with all."""
 
     def __post_init__(self) -> None:
         for axis, value in self.axes.items():
@@ -107,11 +110,23 @@ class Case:
             raise CaseError(
                 f"batch of {self.batch_size} per GPU does not divide into {self.accumulation} micro-batches"
             )
+        if self.gpus_per_node is not None and (
+            self.gpu_count % self.gpus_per_node or self.gpu_count == self.gpus_per_node
+        ):
+            raise CaseError(
+                f"{self.gpu_count} GPUs do not fill several nodes of {self.gpus_per_node}; "
+                "leave pernode out for a single node, or choose a multiple"
+            )
 
     @property
     def global_batch_size(self) -> int:
         """Samples per optimizer update over all GPUs."""
         return self.batch_size * self.gpu_count
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that its GPUs are spread over."""
+        return self.gpu_count // (self.gpus_per_node or self.gpu_count)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -181,6 +196,8 @@ def check(axis: str, value: Any) -> None:
     elif axis in _CHOICES:
         if value not in _CHOICES[axis]:
             raise CaseError(f"{axis} {value!r} is none of {', '.join(_CHOICES[axis])}")
+    elif axis == "gpus_per_node" and value is None:
+        pass
     elif axis in _LEAST:
         if isinstance(value, bool) or not isinstance(value, int) or value < _LEAST[axis]:
             raise CaseError(f"{axis} is {value!r}; it must be a whole number of at least {_LEAST[axis]}")

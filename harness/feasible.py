@@ -38,10 +38,21 @@ def why_not(
                 return f"{owner.name} needs {name}, which is not installed: pip install -e . installs all it needs"
     if case.compiled and host.device_kind == "cpu" and (missing := _no_compiler()) is not None:
         return missing
-    if case.gpu_count > host.most_ranks:
+    if strategy.hierarchy is not None and case.gpus_per_node is None:
+        return (
+            f"{strategy.name} treats the GPUs of a node unlike those of others: give it several nodes, "
+            "with pernode<n> for the GPUs of each"
+        )
+    if case.nodes > max(1, len(host.nodes)) and not host.made_nodes:
+        return (
+            f"{case.nodes} nodes asked for, {max(1, len(host.nodes))} can be had: "
+            f"--launcher slurm or torchrun with --nnodes {case.nodes}"
+        )
+    here = case.gpu_count if host.made_nodes else case.gpus_per_node or case.gpu_count
+    if here > host.most_ranks:
         kind = "GPUs" if host.gpus else "ranks"
         return (
-            f"{case.gpu_count} {kind} asked for, {host.most_ranks} can be had on this machine: "
+            f"{here} {kind} asked for, {host.most_ranks} can be had on {'a node' if host.nodes else 'this machine'}: "
             "run it on a larger one, or select fewer with -k"
         )
     return _data(settings, registry=registry, data_root=data_root, download=download)

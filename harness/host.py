@@ -17,6 +17,11 @@ from pathlib import Path
 
 import psutil
 
+from harness import nodes
+from harness.case import Case
+from harness.nodes import Gpu as Gpu
+from harness.nodes import Joining, Node
+
 _VERSIONED = (
     "torch",
     "torchvision",
@@ -30,18 +35,8 @@ _VERSIONED = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """One CUDA device as the driver names it."""
-
-    name: str
-    memory_bytes: int
-    uuid: str = ""
-    """As NVML names it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One machine, as far as it decides what can run and what can be compared."""
+    """One machine, or several alike, as far as it decides what can run and what can be compared."""
 
     cpu: str
     cores: tuple[int, ...]
@@ -53,6 +48,11 @@ class Host:
     """Of Python and every library that has a part in the figures; absent ones are left out."""
     processor: dict[str, str] = field(default_factory=dict)
     """What the system tells of the processor beside its name; a name alone may stand for several generations."""
+    nodes: tuple[Node, ...] = ()
+    """Every node, where a launcher has others than this machine; what stands above is then the first's."""
+    joining: Joining = field(default_factory=Joining)
+    made_nodes: bool = False
+    """Whether its launcher makes nodes of this one machine, as many as a case asks for."""
 
     @property
     def hardware(self) -> dict[str, str]:
@@ -64,6 +64,12 @@ class Host:
         }
         if self.gpus:
             facts["gpus"] = ", ".join(f"{gpu.name} of {gpu.memory_bytes / 2**30:.0f} GiB" for gpu in self.gpus)
+        if len(self.nodes) > 1:
+            facts["nodes"] = str(len(self.nodes))
+            for fact in ("links", "network"):
+                facts[fact] = "; ".join(dict.fromkeys(", ".join(getattr(node, fact)) for node in self.nodes))
+            if unlike := [place for place, node in enumerate(self.nodes) if nodes.unlike(node, self.nodes[0])]:
+                facts["unlike the first node"] = ", ".join(map(str, unlike))
         return facts
 
     @property
@@ -92,14 +98,29 @@ class Host:
         return len(self.gpus) if self.gpus else max(4, len(self.cores))
 
     @property
+    def devices_per_node(self) -> int:
+        """How many devices every node has."""
+        return min((node.devices for node in self.nodes), default=self.devices)
+
+    def shares_cores(self, case: Case) -> bool:
+        """Return whether ranks of a case would share cores, so that their time says little."""
+        beside = case.gpu_count if self.made_nodes else case.gpus_per_node or case.gpu_count
+        return not self.gpus and beside > len(self.cores)
+
+    @property
     def name(self) -> str:
         """A folder name for the results of machines like this one, for example `4x-nvidia-rtx-a6000`."""
+        nodes = f"{len(self.nodes)}-nodes-of-" if len(self.nodes) > 1 else ""
         if self.gpus:
-            return f"{len(self.gpus)}x-{_slug(self.gpus[0].name)}"
-        return f"{len(self.cores)}-core-{_slug(self.cpu)}"
+            return f"{nodes}{len(self.gpus)}x-{_slug(self.gpus[0].name)}"
+        return f"{nodes}{len(self.cores)}-core-{_slug(self.cpu)}"
 
     def describe(self) -> str:
         """One line for a person."""
+        nodes = f"{len(self.nodes)} nodes, each " if len(self.nodes) > 1 else ""
+        return nodes + self._describe_node()
+
+    def _describe_node(self) -> str:
         memory = f"{self.memory_bytes / 2**30:.0f} GiB"
         torch = f"torch {self.versions.get('torch', 'not installed')}"
         if self.gpus:
@@ -121,6 +142,38 @@ def probe() -> Host:
         driver=driver,
         versions=_versions(),
         processor=_processor(),
+    )
+
+
+def probe_node() -> Node:
+    """Look at this machine as one of several nodes; as light as `probe`."""
+    host = probe()
+    return Node(
+        cpu=host.cpu,
+        cores=host.cores,
+        memory_bytes=host.memory_bytes,
+        gpus=host.gpus,
+        driver=host.driver,
+        versions=host.versions,
+        processor=host.processor,
+        links=nodes.links(host.gpus),
+        network=nodes.network(),
+    )
+
+
+def of_nodes(found: tuple[Node, ...], joining: Joining) -> Host:
+    """Return the host that nodes are together."""
+    first = found[0]
+    return Host(
+        cpu=first.cpu,
+        cores=first.cores,
+        memory_bytes=first.memory_bytes,
+        gpus=first.gpus,
+        driver=first.driver,
+        versions=first.versions,
+        processor=first.processor,
+        nodes=found,
+        joining=joining,
     )
 
 

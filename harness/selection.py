@@ -35,6 +35,8 @@ class Selection:
     """Each cell of the matrix is a case with each of these."""
     cases: tuple[tuple[Path, Case], ...] = ()
     """Bench files and cases named by id, which may be in no cell."""
+    named: str = ""
+    """What -k and -m say."""
 
 
 def select(keyword: str, markexpr: str, options: Sequence[str], *, names: Collection[str]) -> tuple[Tokens, ...]:

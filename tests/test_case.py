@@ -28,6 +28,7 @@ PLAIN_OPTIONS = {
     "fused": False,
     "compiled": False,
     "channels_last": False,
+    "gpus_per_node": None,
 }
 # As a person writes them: whole, or with some of six digits behind the point.
 NORMS = st.integers(1, 999_999) | st.decimals("0.0001", "9.9999", places=4).map(float)
@@ -36,10 +37,11 @@ NORMS = st.integers(1, 999_999) | st.decimals("0.0001", "9.9999", places=4).map(
 @st.composite
 def axes(draw):
     accumulation = draw(st.integers(1, 64))
+    per_node = draw(st.none() | st.integers(1, 64))
     return {
         "model": draw(NAMES),
         "strategy": draw(NAMES),
-        "gpu_count": draw(st.integers(1, 100_000)),
+        "gpu_count": draw(st.integers(1, 100_000)) if per_node is None else per_node * draw(st.integers(2, 1000)),
         "batch_size": accumulation * draw(st.integers(1, 4096)),
         "precision": draw(st.sampled_from(["fp32", "bf16", "fp16"])),
         "offload": draw(st.sampled_from(["none", "cpu"])),
@@ -52,6 +54,7 @@ def axes(draw):
         "fused": draw(st.booleans()),
         "compiled": draw(st.booleans()),
         "channels_last": draw(st.booleans()),
+        "gpus_per_node": per_node,
     }
 
 
@@ -106,9 +109,10 @@ def test_tokens_stand_in_one_order():
         "checkpointing": True,
         "offload": "cpu",
         "precision": "bf16",
+        "gpus_per_node": 1,
     }
     case = Case(**PLAIN, **everything)
-    options = "bf16-offload-ckpt-accum4-clip0.5-cosine-warmup5-lrscale-fused-compile-chlast"
+    options = "bf16-offload-ckpt-accum4-clip0.5-cosine-warmup5-lrscale-fused-compile-chlast-pernode1"
     assert case.id == f"resnet18-ddp-2gpu-bs32-{options}"
     assert case.options == tuple(options.split("-"))
     assert combine(sorted(case.options)) == everything
@@ -131,6 +135,7 @@ def test_tokens_stand_in_one_order():
         ("fused", {"fused": True}),
         ("compile", {"compiled": True}),
         ("chlast", {"channels_last": True}),
+        ("pernode1", {"gpus_per_node": 1}),
     ],
 )
 def test_each_option_sets_its_axis(token, axes):
@@ -280,6 +285,8 @@ def test_a_case_spelled_otherwise_is_refused_with_its_id(text, spelled):
         ("fused", 0),
         ("compiled", "inductor"),
         ("channels_last", 1),
+        ("gpus_per_node", 0),
+        ("gpus_per_node", 1.0),
         ("strategy", None),
         ("model", ""),
         ("strategy", "zero-1"),
@@ -288,6 +295,17 @@ def test_a_case_spelled_otherwise_is_refused_with_its_id(text, spelled):
 def test_an_axis_out_of_its_range_is_refused_by_name(axis, value):
     with pytest.raises(CaseError, match=f"^{axis} "):
         Case(**(PLAIN | {axis: value}))
+
+
+@pytest.mark.parametrize(("gpus", "per_node", "nodes"), [(1, None, 1), (4, None, 1), (4, 2, 2), (4, 1, 4), (12, 4, 3)])
+def test_gpus_are_on_one_node_unless_it_is_said_how_many_each_has(gpus, per_node, nodes):
+    assert Case(**(PLAIN | {"gpu_count": gpus}), gpus_per_node=per_node).nodes == nodes
+
+
+@pytest.mark.parametrize(("gpus", "per_node"), [(4, 3), (4, 4), (2, 4)])
+def test_gpus_that_do_not_fill_several_nodes_are_refused(gpus, per_node):
+    with pytest.raises(CaseError, match=f"{gpus} GPUs do not fill several nodes of {per_node}"):
+        Case(**(PLAIN | {"gpu_count": gpus}), gpus_per_node=per_node)
 
 
 def test_a_grid_is_the_product_of_its_axes_model_by_model():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.case import OPTIONS, Case
 from harness.feasible import why_not
-from harness.plugins import Dataset, InputKind, Model, Strategy
+from harness.host import of_nodes
+from harness.nodes import Joining, Node
+from harness.plugins import Dataset, Hierarchy, InputKind, Model, Strategy
 from harness.profiles import ModelSettings
 from harness.registry import Registry, discover
 from tests.made import made_host
@@ -215,3 +218,22 @@ def test_the_suites_own_strategies_that_cannot_take_something_say_why():
             for host in (made_host(), made_host(gpus=1)):
                 reason = why_not(case, host=host, registry=registry, settings=settings, data_root=None, download=False)
                 assert reason is None or not reason.endswith((": ", ":")), reason
+
+
+def test_a_case_of_several_nodes_runs_where_there_are_so_many():
+    over_two, four = {"gpu_count": 4, "gpus_per_node": 2}, {"gpu_count": 8, "gpus_per_node": 2}
+    node = Node(cpu="made", cores=(0, 1), memory_bytes=1)
+    both = of_nodes((node, node), Joining())
+    assert _why(case=over_two) == "2 nodes asked for, 1 can be had: --launcher slurm or torchrun with --nnodes 2"
+    assert _why(case=four, host=both).startswith("4 nodes asked for, 2 can be had: ")
+    assert _why(case=over_two, host=both) is None
+    assert _why(case={"gpu_count": 16, "gpus_per_node": 8}, host=both).startswith("8 ranks asked for, 4 can be had on ")
+    # A launcher that makes nodes of this machine makes as many as are asked for, on its cores.
+    assert _why(case=over_two, host=replace(made_host(), made_nodes=True)) is None
+    assert _why(case=four, host=replace(made_host(), made_nodes=True)).startswith("8 ranks asked for, 4 can be had on ")
+
+
+def test_a_strategy_for_several_nodes_says_so_on_one():
+    hierarchy = Hierarchy(held=lambda ranks, per_node: (1.0, 1.0), traffic=lambda units, ranks, per_node: ())
+    reason = _why(strategy={"hierarchy": hierarchy})
+    assert reason.startswith("way treats the GPUs of a node unlike those of others: give it several nodes")

@@ -1,9 +1,8 @@
-"""Ranks that go wrong in every way: one failure that names rank and cause, nothing left running, the next case runs."""
+"""Ranks under each launcher: what goes wrong is told and nothing stays; of more faults `test_fault_table.py` knows."""
 
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 import psutil
@@ -48,11 +47,7 @@ def _soon(condition, seconds=10.0):
     ("strategy", "said"),
     [
         ("raises", ["rank 1 of 2 failed during train", "RuntimeError: planted: this rank raises", "in _raise"]),
-        ("exits", ["rank 1 of 2 exited with status 7", "during train"]),
-        ("killed", ["rank 1 of 2 was killed by SIGKILL", "during train"]),
-        ("nonsense", ["rank 1 of 2 left no valid report", "rank1.json is no report"]),
         ("silent", ["rank 1 of 2 left no valid report", "no report rank1.json"]),
-        ("diverges", ["failed during train: the loss became nan at step "]),
     ],
 )
 def test_a_failing_rank_is_named_with_its_cause_and_the_next_case_runs(pipeline, strategy, said):
@@ -65,11 +60,10 @@ def test_a_failing_rank_is_named_with_its_cause_and_the_next_case_runs(pipeline,
     assert len(result.ranks) == 2
 
 
-@pytest.mark.parametrize("strategy", ["hangs", "stopped"])
-def test_a_rank_that_hangs_is_ended_at_the_timeout_with_the_stacks_of_those_that_can_tell(make_pipeline, strategy):
+def test_a_rank_that_hangs_is_ended_at_the_timeout_with_the_stacks_of_all(make_pipeline):
     pipeline = make_pipeline(case_timeout_s=12)
     with pytest.raises(WorkerFailed) as failure:
-        pipeline.measure(_case(strategy))
+        pipeline.measure(_case("hangs"))
     message = str(failure.value)
     assert "not finished after 12 s" in message
     assert "no report from rank 0, 1 of 2" in message
@@ -83,30 +77,6 @@ def test_a_rank_that_hangs_is_ended_at_the_timeout_with_the_stacks_of_those_that
 def test_a_library_that_is_there_but_does_not_import_is_a_reason_to_skip(pipeline):
     with pytest.raises(CannotRun, match=r"unimportable needs plugins_that_fail.*planted"):
         pipeline.measure(_case("unimportable", gpus=1))
-
-
-def test_an_agent_that_is_killed_takes_its_ranks_along_and_the_next_case_starts_another(make_pipeline):
-    pipeline = make_pipeline(case_timeout_s=50)
-    session = pipeline.ranks.start()
-    pipeline.measure(_case("ddp", gpus=1))
-    agent = session._agent.pid
-    family = [psutil.Process(agent), *psutil.Process(agent).children(recursive=True)]
-
-    import threading
-
-    def kill_once_ranks_run():
-        assert _soon(lambda: len(_ranks_alive(pipeline)) == 2, 40)
-        os.kill(agent, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_once_ranks_run)
-    killer.start()
-    with pytest.raises(WorkerFailed, match=r"the agent that starts the ranks ended \(killed by SIGKILL\)"):
-        pipeline.measure(_case("hangs"))
-    killer.join()
-    assert _soon(lambda: not _ranks_alive(pipeline))
-    assert _soon(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family))
-    assert len(pipeline.measure(_case("ddp")).ranks) == 2
-    pipeline.close()
 
 
 def test_closing_leaves_no_process(make_pipeline):

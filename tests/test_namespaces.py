@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.anatomy.communication import figures
 from harness.case import Case
 from harness.errors import HarnessError, WorkerFailed
 from harness.launchers import namespaces
@@ -96,3 +97,19 @@ def test_ranks_train_over_links_as_they_do_without_and_a_killed_one_is_named(mak
         over.measure(_case("killed"))
     assert set(_left()) <= before
     assert over.ranks.start()._ranks == {}
+
+
+RATE_BITS_PER_S = 1e5
+BURST_BYTES = 2 * 1514
+"""What a token bucket lets through at once, that has been idle."""
+
+
+@needs_namespaces
+def test_exposed_communication_takes_what_the_links_rate_makes_of_its_bytes(make_pipeline, monkeypatch):
+    """At least bytes over rate, on any machine."""
+    monkeypatch.setenv("SHARDBENCH_LINK", "100kbit")
+    traces = make_pipeline(launcher="namespaces").explainer.traces(_case("ddp"))
+    (moved,) = (one for one in figures(traces) if one.kind == "all_reduce")
+    # Of two ranks each sends its whole gradient: half to be reduced, half to be told.
+    assert moved.size_bytes == 4 * 3130
+    assert moved.exposed_s >= (moved.size_bytes - BURST_BYTES) / (RATE_BITS_PER_S / 8)

@@ -1,4 +1,4 @@
-"""The Slurm job is a shell script that runs, and asks pytest for nothing that there is not."""
+"""The Slurm jobs are shell scripts that run, and ask pytest for nothing that there is not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "docs" / "slurm" / "strategies.sbatch"
+NODES = ROOT / "docs" / "slurm" / "nodes.sbatch"
 
 
 @pytest.fixture
@@ -31,8 +32,9 @@ def submit(tmp_path):
     return run
 
 
-def test_bash_can_read_it():
-    done = subprocess.run(["bash", "-n", str(SCRIPT)], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("script", [SCRIPT, NODES])
+def test_bash_can_read_it(script):
+    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -69,3 +71,23 @@ def test_slurm_starts_one_process_on_one_whole_node():
     directives = re.findall(r"^#SBATCH (--\S+)$", SCRIPT.read_text(), flags=re.MULTILINE)
     assert {"--nodes=1", "--ntasks=1", "--exclusive"} <= set(directives)
     assert any(re.fullmatch(r"--gpus-per-node=\d+", one) for one in directives)
+
+
+def test_over_several_nodes_pytest_runs_by_itself_and_gets_what_follows_the_script(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    path = os.pathsep.join((str(tmp_path), os.environ["PATH"]))
+    done = subprocess.run(
+        ["bash", str(NODES), "-k", "hsdp and pernode4"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": path, "SLURM_SUBMIT_DIR": str(ROOT)},
+    )
+    assert done.stdout.splitlines() == ["-m", "pytest", "benches", "--launcher", "slurm", "-k", "hsdp and pernode4"]
+
+
+def test_slurm_starts_one_agent_on_each_whole_node():
+    directives = set(re.findall(r"^#SBATCH (--\S+)$", NODES.read_text(), flags=re.MULTILINE))
+    assert {"--nodes=2", "--ntasks-per-node=1", "--exclusive"} <= directives

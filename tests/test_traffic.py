@@ -51,8 +51,21 @@ def test_two_ranks_must_move_what_is_counted_by_hand(name):
 
 
 def test_every_strategy_for_several_processes_says_what_it_moves():
-    silent = {name for name, strategy in discover().strategies.items() if strategy.traffic is None}
-    assert silent == {"dp"}
+    strategies = discover().strategies.items()
+    assert {name for name, one in strategies if one.traffic is None and one.hierarchy is None} == {"dp"}
+
+
+def test_strategies_for_several_nodes_move_what_is_counted_by_hand():
+    """On 2 nodes of 2, of the units above: `hsdp` as `fsdp2` on two ranks, and halves of 40 among nodes."""
+    hsdp = discover().find("strategies", "hsdp").hierarchy.traffic(UNITS, 4, 2)
+    assert [(m.kind, m.elements, m.calls) for m in hsdp] == [
+        ("all_gather", 30, 3),
+        ("reduce_scatter", 40, 2),
+        ("all_reduce", 20, 2),
+    ]
+    # Of 200,002 and 35 elements, quarters: 50,001 and, of 16, 4, 12 and 3, 4 + 1 + 3 + 1. Again, the half of 200,004.
+    hpz = discover().find("strategies", "zero3_hpz").hierarchy.traffic((*UNITS, ((200_002,),)), 4, 2)
+    assert [(m.kind, m.elements) for m in hpz] == [("all_gather", 50_010 + 100_002), ("reduce_scatter", 4 * 50_010)]
 
 
 def test_fsdp1_begins_each_parameter_at_sixteen_bytes():

@@ -87,6 +87,11 @@ def size_bytes(call: Call, ranks: int) -> int | None:
     return call.elements * size * (ranks if call.kind == "all_gather" else 1)
 
 
+def _unmatched(steps: Sequence[TracedStep]) -> list[list[Matched]]:
+    """Return the calls of one step of every rank, as if none waited."""
+    return [[Matched(call=call, ready_s=call.begin_s) for call in step.calls] for step in steps]
+
+
 def matched(steps: Sequence[TracedStep]) -> list[list[Matched]]:
     """Return the calls of one step of every rank, each with the moment the last rank was ready.
 
@@ -114,20 +119,25 @@ def matched(steps: Sequence[TracedStep]) -> list[list[Matched]]:
 
 
 def figures(traces: Sequence[RankTrace]) -> list[Figures]:
-    """Return the figures of every kind of collective, the costliest first; none of one rank, which moves nothing."""
+    """Return the figures of every kind of collective, the costliest first; none of one rank, which moves nothing.
+
+    Where collectives are among some of the ranks, it is not known which, and so neither who was waited for nor what
+    was moved: seconds are those of whole calls, and there is no bandwidth.
+    """
     ranks = len(traces)
     if ranks == 1:
         return []
+    grouped = traces[0].grouped
     seen: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     unknown = set()
     count = 0
     for of_ranks in zip(*(trace.steps for trace in traces), strict=True):
-        for step, own in zip(of_ranks, matched(of_ranks), strict=True):
+        for step, own in zip(of_ranks, (_unmatched if grouped else matched)(of_ranks), strict=True):
             count += 1
             for kind in {one.call.kind for one in own}:
                 of_kind = [one for one in own if one.call.kind == kind]
                 sizes = [size_bytes(one.call, ranks) for one in of_kind]
-                unknown |= {kind} if None in sizes else set()
+                unknown |= {kind} if grouped or None in sizes else set()
                 transfers = [one.transfer for one in of_kind]
                 seen[kind].append(
                     (

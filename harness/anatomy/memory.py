@@ -126,6 +126,7 @@ def predict(case: Case, strategy: Strategy, account: Account, *, rank: int, rank
             slots=account.slots,
             counters=account.counters,
             offload=case.offload == "cpu",
+            ranks_per_node=case.gpus_per_node,
         )
     )
 

@@ -2,10 +2,12 @@
 
     SHARDBENCH_LINK=100mbit pytest benches -k "ddp and 2gpu" --launcher namespaces
 
-Every namespace has one veth into a bridge (ip-netns(8), veth(4)); what it sends is shaped by a token bucket (tc-tbf(8))
-to SHARDBENCH_LINK, such as `100mbit` or `2.5gbit`, and unlimited without it. So a step's communication can be held to
-arithmetic: of every 1514 bytes on the link, Ethernet, IP and TCP take 66. A job of one rank talks to nobody and runs
-outside, where it can download. Ranks start cold, as torchrun's do. Needs root and iproute2.
+A case of several nodes has a namespace for each with all its ranks, and its ranks reach each other there without a
+link; any other has one for each rank. Every namespace has one veth into a bridge (ip-netns(8), veth(4)); what it sends
+is shaped by a token bucket (tc-tbf(8)) to SHARDBENCH_LINK, such as `100mbit` or `2.5gbit`, and unlimited without it. So
+a step's communication can be held to arithmetic: of every 1514 bytes on the link, Ethernet, IP and TCP take 66. A job
+of one rank talks to nobody and runs outside, where it can download. Ranks start cold, as torchrun's do. Needs root and
+iproute2.
 """
 
 from __future__ import annotations
@@ -14,22 +16,26 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
+from harness import host as hosts
 from harness import job as jobs
 from harness.errors import CannotRun, HarnessError
 from harness.host import Host
 from harness.job import Job
 from harness.launchers import _outcome
+from harness.nodes import Joining
 from harness.plugins import Launcher
+from harness.progress import ask, hangs
 from harness.results import RankReport
 
 LINK = "SHARDBENCH_LINK"
@@ -46,8 +52,10 @@ _LEAST_BURST_BYTES = 2 * 1514
 _QUEUE_S = 0.2
 """What may wait for the link: long, so that TCP's window and not lost packets slow the sender down."""
 _POLL_S = 0.02
+_LOOK_S = 1.0
+"""How often it is looked whether the ranks still move."""
 _SETTLE_S = 0.5
-"""Time in which the ranks of a failed job end by themselves, and one that hangs writes its stacks."""
+"""Time in which the ranks of a failed job end by themselves."""
 
 
 def link_bits_per_s() -> float | None:
@@ -87,13 +95,14 @@ class NamespacesSession:
         job_file = job.folder / "job.json"
         jobs.write(job, job_file)
         with contextlib.ExitStack() as stack:
-            names = stack.enter_context(joined(job.ranks, self._rate)) if job.ranks > 1 else [None]
+            each = job.ranks_per_node or 1
+            names = stack.enter_context(joined(job.ranks // each, self._rate)) if job.ranks > 1 else [None]
             stack.callback(self.close)
-            for rank, name in enumerate(names):
-                self._start(job, job_file, rank, name)
-            timed_out = self._wait(time.monotonic() + timeout_s)
+            for rank in range(job.ranks):
+                self._start(job, job_file, rank, names[rank // each])
+            ended = self._wait(job, time.monotonic() + timeout_s)
             exits = {rank: p.returncode for rank, p in self._ranks.items() if p.poll() is not None}
-        return _outcome.collect(job, exits=exits, timed_out=timed_out, timeout_s=timeout_s)
+        return _outcome.collect(job, exits=exits, timed_out=bool(ended), hung=ended == "hang", timeout_s=timeout_s)
 
     def close(self) -> None:
         """End every rank; their namespaces go when `launch` returns or raises."""
@@ -112,6 +121,7 @@ class NamespacesSession:
             # The hosts share this machine's cores, so each rank takes its own as on one host.
             "LOCAL_RANK": str(rank),
             "LOCAL_WORLD_SIZE": str(job.ranks),
+            "GROUP_RANK": str(rank // (job.ranks_per_node or job.ranks)),
         }
         if name is not None:
             place["GLOO_SOCKET_IFNAME"] = _INTERFACE
@@ -126,20 +136,21 @@ class NamespacesSession:
                 start_new_session=True,
             )
 
-    def _wait(self, deadline_s: float) -> bool:
-        """Wait until all have ended, or one failed and the rest had time to tell; return whether it timed out."""
-        ranks = self._ranks.values()
+    def _wait(self, job: Job, deadline_s: float) -> Literal["", "timeout", "hang"]:
+        """Wait until all have ended, or one failed and the rest had time to tell; return why they are to be ended."""
+        ranks, look_s, hung = self._ranks.values(), time.monotonic() + _LOOK_S, False
         while any(process.poll() is None for process in ranks):
             if any(process.returncode for process in ranks):
                 _wait_for(ranks, _SETTLE_S)
-                return False
-            if time.monotonic() > deadline_s:
-                for process in ranks:
-                    process.send_signal(signal.SIGUSR1)
-                _wait_for(ranks, _SETTLE_S)
-                return True
+                return ""
+            now_s = time.monotonic()
+            if now_s > look_s:
+                look_s, hung = now_s + _LOOK_S, hangs(job.folder, self._ranks, job.hang_s)
+            if hung or now_s > deadline_s:
+                ask(process.pid for process in ranks)
+                return "hang" if hung else "timeout"
             time.sleep(_POLL_S)
-        return False
+        return ""
 
 
 def why_not() -> str:
@@ -230,4 +241,8 @@ def _wait_for(processes: Iterable[subprocess.Popen[bytes]], seconds: float) -> N
         time.sleep(_POLL_S)
 
 
-NAMESPACES = Launcher(name="namespaces", open=NamespacesSession)
+def _probe(joining: Joining) -> Host:
+    return replace(hosts.probe(), made_nodes=True)
+
+
+NAMESPACES = Launcher(name="namespaces", open=NamespacesSession, probe=_probe)

@@ -1,71 +1,71 @@
-"""The cold launcher: `torchrun` for each case, about ten seconds of imports a case, nothing kept between cases."""
+"""The cold launcher: `torchrun` for each case, about ten seconds of imports a case, nothing kept between cases.
+
+Over several machines without a scheduler, one torchrun on each:
+
+    pytest benches -k "hsdp and pernode4" --launcher torchrun --nnodes 2 --rdzv-endpoint node0:29400
+    python -m harness join node0:29400        # on every other machine, before or after
+"""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from harness import job as jobs
+from harness import host as hosts
+from harness.errors import HarnessError
 from harness.host import Host
-from harness.job import Job
-from harness.launchers import _outcome
-from harness.plugins import Launcher
-from harness.results import RankReport
+from harness.launchers import _nodes, _outcome
+from harness.launchers._nodes import NodesSession, Way
+from harness.launchers.warm import WarmSession
+from harness.nodes import Joining
+from harness.plugins import Launcher, Session
+
+AGENT = "harness.worker.cold"
+_JOIN_S = 600.0
+"""Time in which all machines must have joined, as long as torchrun waits for its peers."""
 
 
-class TorchrunSession:
-    """Starts one torchrun per job."""
+def _way(joining: Joining) -> Way:
+    address, _, port = joining.rdzv_endpoint.rpartition(":")
+    if not (address and port.isdigit()):
+        raise HarnessError(
+            f"--nnodes {joining.nodes} needs --rdzv-endpoint HOST:PORT: a name or address of this machine that the "
+            f"others reach it by, and a free port; it is {joining.rdzv_endpoint!r}"
+        )
 
-    conditions = ""
-
-    def __init__(self, host: Host, folder: Path) -> None:
-        self._host = host
-        self._running: subprocess.Popen[bytes] | None = None
-
-    def launch(self, job: Job, *, timeout_s: float) -> Sequence[RankReport]:
-        """Run one job in fresh processes and return one report per rank."""
-        job_file = job.folder / "job.json"
-        jobs.write(job, job_file)
-        command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "0"),
-            *("--nproc-per-node", str(job.ranks), "-m", "harness.worker", str(job_file)),
-        ]
-        log_file = job.folder / "torchrun.log"
-        with log_file.open("wb") as log:
-            self._running = subprocess.Popen(
-                command,
+    def start(port: int, log: Path) -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "harness", "join", f"{address}:{port}", "--once", "--place", "0"],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_outcome.environment(self._host.device_kind),
+                stdout=output,
+                stderr=output,
+                env=_outcome.environment("cpu"),
                 start_new_session=True,
             )
-        try:
-            self._running.wait(timeout=timeout_s)
-            timed_out = False
-        except subprocess.TimeoutExpired:
-            timed_out = True
-        finally:
-            self.close()
-        exits = _exits(log_file.read_text(errors="replace"))
-        return _outcome.collect(job, exits=exits, timed_out=timed_out, timeout_s=timeout_s)
 
-    def close(self) -> None:
-        """End torchrun; each rank asked the kernel to end with it."""
-        if self._running is not None:
-            self._running.kill()
-            self._running.wait()
-            self._running = None
+    return Way(
+        address=address,
+        port=int(port),
+        count=joining.nodes,
+        agent=AGENT,
+        start=start,
+        wait_s=_JOIN_S,
+        advice=f"run `python -m harness join {joining.rdzv_endpoint}` on each of the others",
+    )
 
 
-def _exits(log: str) -> dict[int, int]:
-    """Return the exit status of the rank that torchrun names as failed, from its closing summary."""
-    ranks = re.findall(r"^\s*rank\s+: (\d+) \(local_rank", log, re.MULTILINE)
-    codes = re.findall(r"^\s*exitcode\s+: (-?\d+)", log, re.MULTILINE)
-    return {int(rank): int(code) for rank, code in zip(ranks, codes, strict=False)}
+def _probe(joining: Joining) -> Host:
+    if (joining.nodes or 1) == 1:
+        return hosts.probe()
+    return hosts.of_nodes(_nodes.look(_way(joining)), joining)
 
 
-TORCHRUN = Launcher(name="torchrun", open=TorchrunSession)
+def _open(host: Host, folder: Path) -> Session:
+    if host.nodes:
+        return NodesSession(_way(host.joining), host.device_kind, folder)
+    return WarmSession(host, folder, agent=AGENT)
+
+
+TORCHRUN = Launcher(name="torchrun", open=_open, probe=_probe)

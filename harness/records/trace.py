@@ -75,5 +75,7 @@ class RankTrace:
     steps: tuple[TracedStep, ...]
     plain_s: tuple[float, ...]
     """Of steps made in the same run before the profiler was attached, seconds."""
+    grouped: bool = False
+    """Whether some collectives are among some of the ranks alone, which are not told; records of before have none."""
     unsynchronised_s: tuple[float, ...] = ()
     """Of the same steps without synchronisation, where the strategy has them: compute alone, seconds."""

@@ -67,7 +67,7 @@ DP = Strategy(
     devices=frozenset({"cuda"}),
     needs_device="nn.DataParallel replicates over CUDA GPUs; on a machine without CUDA there is nothing to "
     "replicate over",
-    refuses={"offload": _WHOLE},
+    refuses={"offload": _WHOLE, "pernode": "one process drives GPUs of its own node alone; choose ddp"},
     # Of the first GPU: replicas on the others live within a step.
     memory=whole_memory,
 )

@@ -1,6 +1,10 @@
-"""Fully sharded strategies of torch: `fsdp1` (FullyShardedDataParallel) and `fsdp2` (fully_shard).
+"""Fully sharded strategies of torch: `fsdp1` (FullyShardedDataParallel), `fsdp2` (fully_shard) and, over nodes, `hsdp`.
 
-Both make one unit of every instance of the model's blocks and one of what is left, gather a unit's parameters for its
+`hsdp` is `fsdp2` over a mesh of two dimensions: it shards among the GPUs of a node, and every node has all. So
+parameters are gathered over the links in a node alone, and between nodes each GPU all-reduces its share of the
+gradients with those of the same place.
+
+All make one unit of every instance of the model's blocks and one of what is left, gather a unit's parameters for its
 forward and again for its backward (the outermost unit stays gathered in between), and shard everything else.
 """
 
@@ -9,9 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.plugins import Footprint, Shape, Share, Strategy, Traffic, Trainee, Unit, Workload, World
+from harness.plugins import Footprint, Hierarchy, Shape, Share, Strategy, Traffic, Trainee, Unit, Workload, World
 from harness.strategies._eager import State, eager_trainee
 from harness.strategies._sharding import FP32, flat_size, overlap, sharded_traffic, spans, state_bytes
 
@@ -39,11 +44,22 @@ def _fsdp1(workload: Workload, world: World) -> Trainee:
 
 
 def _fsdp2(workload: Workload, world: World) -> Trainee:
+    return _fully_shard(workload, world, (world.size,))
+
+
+def _hsdp(workload: Workload, world: World) -> Trainee:
+    per_node = world.ranks_per_node or world.size
+    # The first dimension repeats, the second shards.
+    return _fully_shard(workload, world, (world.size // per_node, per_node))
+
+
+def _fully_shard(workload: Workload, world: World, shape: tuple[int, ...]) -> Trainee:
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
-    mesh = init_device_mesh(torch.device(world.device).type, (world.size,))
+    names = ("replicate", "shard")[-len(shape) :]
+    mesh = init_device_mesh(torch.device(world.device).type, shape, mesh_dim_names=names)
     offload = CPUOffloadPolicy(pin_memory=world.on_cuda) if workload.offload else OffloadPolicy()
     module = workload.module
     # A unit takes the parameters that no unit inside it has taken, so the innermost goes first.
@@ -79,6 +95,12 @@ def _fsdp1_traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
 
 def _fsdp2_traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
     return sharded_traffic([ranks * sum(_padded(shape, ranks) for shape in unit) for unit in units], ranks)
+
+
+def _hsdp_traffic(units: Sequence[Unit], ranks: int, per_node: int) -> Sequence[Traffic]:
+    """As `fsdp2` on a node, and each rank's share of the gradients once among nodes."""
+    gathered, reduced = _fsdp2_traffic(units, per_node)
+    return [gathered, reduced, Traffic(kind="all_reduce", elements=reduced.elements // per_node, calls=reduced.calls)]
 
 
 def _padded(shape: Shape, ranks: int) -> int:
@@ -118,6 +140,17 @@ def _fsdp2_memory(share: Share) -> Footprint:
     )
 
 
+def _hsdp_memory(share: Share) -> Footprint:
+    """As `fsdp2` on a node: the others have the same."""
+    per_node = share.ranks_per_node or share.ranks
+    return _fsdp2_memory(replace(share, ranks=per_node, rank=share.rank % per_node))
+
+
+_FULLY_SHARD_REFUSES = {
+    "chlast": "fully_shard takes contiguous parameters only; choose ddp",
+    "fused": "torch has no fused SGD for the distributed tensors that fully_shard makes of parameters",
+}
+
 FSDP1 = Strategy(
     name="fsdp1",
     shard=_fsdp1,
@@ -135,10 +168,15 @@ FSDP2 = Strategy(
     name="fsdp2",
     shard=_fsdp2,
     shards=frozenset({"parameters", "optimizer"}),
-    refuses={
-        "chlast": "fully_shard takes contiguous parameters only; choose ddp",
-        "fused": "torch has no fused SGD for the distributed tensors that fully_shard makes of parameters",
-    },
+    refuses=_FULLY_SHARD_REFUSES,
     traffic=_fsdp2_traffic,
     memory=_fsdp2_memory,
+)
+
+HSDP = Strategy(
+    name="hsdp",
+    shard=_hsdp,
+    refuses=_FULLY_SHARD_REFUSES,
+    memory=_hsdp_memory,
+    hierarchy=Hierarchy(held=lambda ranks, per_node: (1 / per_node, 1 / per_node), traffic=_hsdp_traffic),
 )

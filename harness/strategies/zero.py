@@ -1,4 +1,5 @@
-"""DeepSpeed's ZeRO stages: `zero1`, `zero2` and `zero3`; the one place that knows the spellings of its configuration.
+"""DeepSpeed's ZeRO stages: `zero1` to `zero3`, and `zero3_hpz` over nodes; the one place that knows the spellings of
+its configuration.
 
 What changes the training is stated, so that all strategies train alike: no gradient clipping unless asked for
 (DeepSpeed's default is 1.0), FP32 gradients and reductions under autocast, torch's own linear layer and optimizer. The
@@ -7,7 +8,9 @@ rest is DeepSpeed as it comes, except where noted:
 - it computes the norm of all gradients in every step, clipping or not, and waits for it on the host;
 - ZeRO-3 leaves parameters of fewer than 100,000 elements whole on every rank;
 - ZeRO-3 keeps a gathered parameter from forward to backward if it is used again within 1e9 elements, so a model of
-  less than half of that is gathered once a step and is whole on every rank at the peak of memory.
+  less than half of that is gathered once a step and is whole on every rank at the peak of memory;
+- `zero3_hpz` (ZeRO++'s hierarchical partitioning) drops a parameter after forward instead, and gathers it for backward
+  from a copy that is spread over the GPUs of its node.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.plugins import Batch, Footprint, Share, Strategy, Traffic, Trainee, Unit, Workload, World
+from harness.plugins import Batch, Footprint, Hierarchy, Share, Strategy, Traffic, Trainee, Unit, Workload, World
 from harness.strategies._eager import State, micro_batches, plain_state
 from harness.strategies._sharding import FP32, overlap, spans, state_bytes
 
@@ -39,7 +42,7 @@ _HOOKS = (
 )
 
 
-def _config(workload: Workload, world: World, stage: int) -> dict[str, Any]:
+def _config(workload: Workload, world: World, stage: int, hierarchical: bool) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": stage,
         "overlap_comm": True,
@@ -48,6 +51,11 @@ def _config(workload: Workload, world: World, stage: int) -> dict[str, Any]:
         # On by default, it would add the bias of a linear layer after rounding the product, unlike torch.
         "memory_efficient_linear": False,
     }
+    if hierarchical:
+        zero |= {"zero_hpz_partition_size": world.ranks_per_node}
+        # Else a small model would stay gathered until backward, and the copy be made for nothing: what is used again
+        # soon is kept, and so is what has been looked ahead for.
+        zero |= {"stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0}
     config = {
         "train_micro_batch_size_per_gpu": workload.batch_size // workload.accumulation,
         "gradient_accumulation_steps": workload.accumulation,
@@ -71,7 +79,7 @@ def _config(workload: Workload, world: World, stage: int) -> dict[str, Any]:
     return config
 
 
-def _shard(workload: Workload, world: World, *, stage: int) -> Trainee:
+def _shard(workload: Workload, world: World, *, stage: int, hierarchical: bool = False) -> Trainee:
     import deepspeed
 
     if not world.on_cuda:
@@ -81,7 +89,7 @@ def _shard(workload: Workload, world: World, *, stage: int) -> Trainee:
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=workload.optimizer.make(module.parameters()),
-        config=_config(workload, world, stage),
+        config=_config(workload, world, stage, hierarchical),
         dist_init_required=False,
     )
     scaler = _scale_loss(engine.optimizer) if workload.precision == "fp16" else None
@@ -176,6 +184,18 @@ def _traffic(units: Sequence[Unit], ranks: int, *, stage: int) -> Sequence[Traff
     ]
 
 
+def _hierarchical_traffic(units: Sequence[Unit], ranks: int, per_node: int) -> Sequence[Traffic]:
+    """As stage 3, and each sharded parameter once more before backward, from the parts of a copy that each node has
+    (Wang et al., ZeRO++, arXiv 2306.10209, section 3.2).
+
+    The copy is made of what forward gathered and dropped with the update, so that no rank keeps it between steps.
+    """
+    sizes = [math.prod(shape) for shape in itertools.chain(*units)]
+    gathered, reduced = _traffic(units, ranks, stage=3)
+    again = sum(-(-size // ranks) * ranks // per_node for size in sizes if size > _WHOLE_BELOW)
+    return [Traffic(kind=gathered.kind, elements=gathered.elements + again), reduced]
+
+
 def _flat_part(elements: int, ranks: int) -> int:
     """Return a rank's part of the flat copy of all parameters, which is aligned to two elements a rank."""
     return 2 * -(-elements // (2 * ranks))
@@ -236,4 +256,15 @@ STRATEGIES = tuple(
         refuses={"chlast": _CONTIGUOUS} | ({"compile": _HOOKS} if stage == 3 else {}),
     )
     for stage in (1, 2, 3)
+)
+
+ZERO3_HPZ = Strategy(
+    name="zero3_hpz",
+    shard=functools.partial(_shard, stage=3, hierarchical=True),
+    requires=("deepspeed",),
+    shards=frozenset({"parameters", "optimizer"}),
+    whole_below=_WHOLE_BELOW,
+    memory=_memory_of_stage_3,
+    hierarchy=Hierarchy(held=lambda ranks, per_node: (1 / ranks, 1 / ranks), traffic=_hierarchical_traffic),
+    refuses={"chlast": _CONTIGUOUS, "compile": _HOOKS},
 )

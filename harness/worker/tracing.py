@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,11 @@ def trace(context: Context) -> dict[str, Any]:
             with trainee.unsynchronised():
                 unsynchronised_s = _steps(trainee, batches, world.device, _PLAIN_STEPS)
     record = RankTrace(
-        device=world.device, steps=steps, plain_s=tuple(plain_s), unsynchronised_s=tuple(unsynchronised_s)
+        device=world.device,
+        steps=steps,
+        plain_s=tuple(plain_s),
+        grouped=context.strategy.hierarchy is not None,
+        unsynchronised_s=tuple(unsynchronised_s),
     )
     return {"extra": {"trace": _RECORD.dump_python(record, mode="json")}}
 
@@ -55,11 +60,13 @@ def traced(trainee: Trainee, batches: Iterator[Batch], device: str, *, count: in
         _steps(trainee, batches, device, 1)  # the profiler's own warm-up: its first events are late
     with _profiler(on_cuda=on_cuda) as profiler:
         dist.barrier()  # ranks leave the profiler's start one after another, which is no rank's doing
+        # Clocks of several machines began at other times: those of all ranks are told from here.
+        zero_s = time.monotonic() if "SHARDBENCH_ASKED_S" in os.environ else 0.0
         marks = [_marked(trainee, batches, device) for _ in range(count)]
         if on_cuda:
             torch.cuda.synchronize()
     began_s, queued_s = zip(*marks, strict=True)
-    return tuple(kineto.steps(kineto.written(profiler), marked_s=began_s, queued_s=queued_s))
+    return tuple(kineto.steps(kineto.written(profiler), marked_s=[s - zero_s for s in began_s], queued_s=queued_s))
 
 
 def _steps(trainee: Trainee, batches: Iterator[Batch], device: str, count: int) -> list[float]:
