@@ -20,6 +20,8 @@ class _Fault:
     """Of its size."""
     default: float = 1.0
     """Its size where none is given."""
+    breaks: bool = False
+    """Whether it ends or stops the last rank, rather than to make a figure wrong."""
 
 
 _FAULTS = {
@@ -32,11 +34,24 @@ _FAULTS = {
     "double_image": _Fault("one validation image is scored twice"),
     "lost_image": _Fault("one validation image is not scored"),
     "leak": _Fault("a tensor is kept with every step"),
+    "raise": _Fault("the last rank raises in its second step", breaks=True),
+    "exit": _Fault("the last rank exits in its second step", breaks=True),
+    "kill": _Fault("the last rank is killed in its second step", breaks=True),
+    "hang": _Fault("the last rank stops before its second step, which the others wait for", breaks=True),
+    "stuck": _Fault("the last rank waits for ever in a collective that no other enters", breaks=True),
+    "freeze": _Fault("the last rank is stopped by SIGSTOP", breaks=True),
+    "out_of_memory": _Fault("the last rank asks for more memory than there is", breaks=True),
+    "nan": _Fault("the last rank's loss is no number", breaks=True),
+    "cut_report": _Fault("the last rank's report ends in its middle", breaks=True),
+    "full_disk": _Fault("the disk is full when the last rank writes its report", breaks=True),
+    "kill_agent": _Fault("what started the ranks is killed", breaks=True),
 }
-"""By name; what they do is in `harness.worker.faults`."""
+"""By name; what they do is in `harness.worker.faults`, and in `harness.worker.breaking` for those that break."""
 _MOST_CALLS = 1000
 
-NAMES = tuple(_FAULTS)
+NAMES = tuple(name for name, fault in _FAULTS.items() if not fault.breaks)
+BREAKS = {name: fault.about for name, fault in _FAULTS.items() if fault.breaks}
+"""What each of these faults is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ class Trainings:
     saved_to: Path | None = None
     """Folder in which the best model of each is saved; None saves none."""
     _finished: list[Path] = field(default_factory=list)
+    _held: set[Path] = field(default_factory=set)
+    """Folders that no other run may write to."""
+    _locks: ExitStack = field(default_factory=ExitStack)
 
     def train(self, case: Case, title: str, **over: Any) -> tuple[Sequence[RankReport], float, str]:
         """Train a case; returns the reports, the seconds it took, and what became of an earlier training of it.
@@ -46,13 +50,16 @@ class Trainings:
         Raises:
             CannotRun: its dataset has no test split, and the model is to be scored there.
             WorkerFailed: a rank died, hung or did not report.
-            StoreError: what is to be kept cannot be written.
+            StoreError: what is to be kept cannot be written, or another run keeps this training.
         """
         if self.tested:
             self._refuse_untested(case)
         if not (self.resume or (self._finishes and not over.get("seed"))):
             return *self.launch(case, title, **over), ""
         folder = self._folder(case, over.get("seed", 0))
+        if self.resume and folder not in self._held:
+            self._locks.enter_context(checkpoints.held(folder))
+            self._held.add(folder)
         facts = self.facts(case, **over)
         begin_from, wrong = checkpoints.newest(folder, facts) if self.resume else (None, "")
         if begin_from is None:
@@ -106,6 +113,8 @@ class Trainings:
         """Delete what is kept of trainings that came to their end."""
         for folder in self._finished:
             checkpoints.forget(folder)
+        self._locks.close()
+        self._held.clear()
 
     def _refuse_untested(self, case: Case) -> None:
         data = self.data(case)

@@ -7,7 +7,9 @@ import signal
 
 import pytest
 
+from harness import flight
 from harness.errors import CannotRun, OutOfMemory, WorkerFailed
+from harness.flight import Call, Flight
 from harness.job import DataSettings, Job, OptimizerSettings
 from harness.launchers._outcome import collect
 from harness.results import Failure, write_report
@@ -81,6 +83,49 @@ def test_after_the_timeout_the_ranks_without_a_report_are_named(job):
     assert "| a stack" in cause
 
 
+def test_a_hang_is_told_with_the_late_collective_and_each_ranks_main_stack(job):
+    for rank, step in ((0, 4), (1, 3)):
+        (job.folder / f"rank{rank}.progress").write_text(f"train 1 2 {step} 40\n")
+        (job.folder / f"rank{rank}.log").write_text(
+            "a warning of before\n"
+            'Thread 0x1 (most recent call first):\n  File "pool.py", line 1 in waits\n\n'
+            f'Current thread 0x2 (most recent call first):\n  File "step.py", line {rank} in innermost\n'
+            '  File "main.py", line 9 in main\n'
+        )
+        calls = tuple(
+            Call(group="g", members=(0, 1), number=n, name="gloo:all_reduce", elements=9, done=n < 5)
+            for n in range(1, step + 2)
+        )
+        flight.file_of(job.folder, rank).write_bytes(flight.packed(Flight(calls=calls)))
+    (job.folder / "rank1.stopped").touch()
+    with pytest.raises(WorkerFailed) as failure:
+        collect(dataclasses.replace(job, hang_s=60.0), exits={}, timed_out=True, hung=True, timeout_s=9)
+    head, *rest = str(failure.value).splitlines()
+    assert head.startswith(
+        "resnet18-ddp-2gpu-bs8: no rank finished a step for 60 s, so it was ended; no report from rank"
+    )
+    assert head.endswith("rank 0, 1 of 2; if it was only slow, give --hang-timeout")
+    late = "rank 0 in gloo:all_reduce 5 of group g (9 elements), which rank 1 did not enter; came so far: rank 1 to 4"
+    assert rest == [
+        "  rank 0 during train, epoch 1 of 2, step 4 of 40",
+        "  rank 1 during train, epoch 1 of 2, step 3 of 40; it is stopped, by SIGSTOP or a debugger",
+        f"  late: {late}",
+        "  stack of rank 0, the innermost call first:",
+        '  |   File "step.py", line 0 in innermost',
+        '  |   File "main.py", line 9 in main',
+        "  stack of rank 1, the innermost call first:",
+        '  |   File "step.py", line 1 in innermost',
+        '  |   File "main.py", line 9 in main',
+    ]
+
+
+@pytest.mark.parametrize(("steps", "named"), [((3, 2), 1), ((2, 2), 0), ((3, None), 0)], ids=str)
+def test_of_losses_that_are_no_number_the_first_by_its_step_is_the_cause_and_not_the_first_to_tell(job, steps, named):
+    for rank, step in enumerate(steps):
+        _write(job, rank, message="the loss became nan", unix_time=float(rank), step=step)
+    assert f"rank {named} of 2 failed during train: the loss became nan" in _cause(job, {0: 1, 1: 1})
+
+
 def test_a_missing_library_is_told_apart(job):
     _write(job, 0, kind="CannotRun", message="zero1 needs deepspeed", unix_time=1.0)
     with pytest.raises(CannotRun, match="zero1 needs deepspeed"):
@@ -101,6 +146,7 @@ def test_a_rank_out_of_memory_is_the_cause_whatever_its_peers_reported_before(jo
     [
         (-signal.SIGABRT, "terminate called after throwing an instance of 'std::bad_alloc'"),
         (127, "cannot allocate memory for thread-local data: ABORT"),
+        (-signal.SIGSEGV, ""),
     ],
 )
 def test_a_process_that_ended_below_python_for_lack_of_memory_is_out_of_memory(job, status, last_words):
@@ -130,3 +176,9 @@ def test_memory_refused_in_the_middle_of_something_else_is_a_lack_of_memory_wher
     except ImportError as error:
         assert is_out_of_memory(error, dataclasses.replace(job, device_memory_bytes=2**20))
         assert not is_out_of_memory(error, job)
+
+
+def test_a_crash_where_memory_was_not_limited_is_one(job):
+    with pytest.raises(WorkerFailed, match="killed by SIGSEGV") as failure:
+        collect(job, exits={0: -signal.SIGSEGV}, timed_out=False, timeout_s=9)
+    assert not isinstance(failure.value, OutOfMemory)

@@ -13,9 +13,9 @@ from harness.errors import DataError, WorkerFailed
 from harness.gate.timing import TimeVerdict
 from harness.pipeline import Pipeline, reference_of
 from harness.plugins import Model
-from harness.recording import told_seconds
 from harness.store import Stored
 from harness.timekeeper import Timekeeper
+from harness.told import told_seconds
 from tests.made import made_baseline, made_certificate, made_result, made_samples
 
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.launchers._outcome import read_progress
+from harness.progress import read_progress
 from harness.report import progress
 from harness.report.progress import ProgressLine, Stretch, describe
 from harness.worker.process import Progress

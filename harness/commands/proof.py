@@ -1,4 +1,4 @@
-"""`proof`: writes the pages on the gate's error rates: simulated, on recorded runs, and live."""
+"""`proof`: writes the pages on the gate's error rates, simulated, on recorded runs and live, and on planted faults."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from harness.errors import StoreError
-from harness.proof import comparison, confusion, page
+from harness.proof import comparison, confusion, drill, page
+from harness.writing import whole
 
 NAME = "proof"
-HELP = "write docs/gate.md, gate_rules.md and gate_live.md: simulated error rates, the field's rules, planted faults"
+HELP = "write docs/gate*.md and faults.md: simulated error rates, the field's rules, planted faults, what runs survive"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.docs.mkdir(exist_ok=True)
         comparison.write_docs(arguments.docs / "gate_rules.md", arguments.runs)
         live = "\n".join(confusion.page(arguments.docs / "nights"))
-        (arguments.docs / "gate_live.md").write_text(live + "\n", encoding="utf-8")
+        whole(arguments.docs / "gate_live.md", f"{live}\n".encode())
+        faults = "\n".join(drill.page(arguments.docs / "drills"))
+        whole(arguments.docs / "faults.md", f"{faults}\n".encode())
         if arguments.suites:
             page.write(arguments.docs / "gate.md", suites=arguments.suites)
     except OSError as error:

@@ -8,11 +8,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness import flight
 from harness.errors import CannotRun, OutOfMemory, StoreError, WorkerFailed, tells_of_no_memory
 from harness.job import Job
+from harness.progress import read_progress, was_stopped
 from harness.results import RankReport, read_report
 
 _TAIL_LINES = 25
+_STACK_LINES = 20
+_STACK = ("Thread 0x", "Current thread 0x")
+"""What faulthandler's account of a thread begins with."""
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,14 +44,17 @@ def environment(job_kind: str, root: Path = ROOT) -> dict[str, str]:
     return os.environ | settings
 
 
-def collect(job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: float) -> Sequence[RankReport]:
+def collect(
+    job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: float, hung: bool = False
+) -> Sequence[RankReport]:
     """Return every rank's report.
 
     Args:
         job: what was run.
         exits: exit status by rank, negative for a signal, as far as known.
-        timed_out: whether the ranks were ended because their time was over.
+        timed_out: whether the ranks were ended, because their time was over or because they hung.
         timeout_s: that time.
+        hung: whether it was because no rank finished a step for the job's `hang_s`.
 
     Raises:
         WorkerFailed: some rank did not report; names the first rank that failed, why, where, and the end of its log.
@@ -69,9 +77,10 @@ def collect(job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: f
     by_itself = {rank: status for rank, status in died.items() if status != -signal.SIGTERM}
     for rank, status in by_itself.items():
         # What is refused memory below Python ends the process without a report: C++ code aborts, for a thread as well,
-        # and the loader, for a library's thread-local data, exits with 127.
-        log = "\n".join(_lines(job, rank))
-        if status in (-signal.SIGABRT, 127) and tells_of_no_memory(log, limited=job.device_memory_bytes is not None):
+        # the loader, for a library's thread-local data, exits with 127, and C code that ignores it follows null.
+        limited = job.device_memory_bytes is not None
+        told = status in (-signal.SIGABRT, 127) and tells_of_no_memory("\n".join(_lines(job, rank)), limited=limited)
+        if told or (limited and status == -signal.SIGSEGV):
             raise OutOfMemory(
                 f"{job.case_id}: rank {rank} of {job.ranks} ran out of memory {_where(job, rank)}{_limit(job)}"
             )
@@ -79,13 +88,15 @@ def collect(job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: f
         # Before any reported failure: a rank that ends without a word makes its peers fail, and they can tell.
         raise WorkerFailed(_silent(job, by_itself))
     if failed:
-        first = reports[failed[0][1]]
+        first = reports[_cause(failed, reports)]
         assert first.failure is not None
         if first.failure.kind == CannotRun.__name__:
             raise CannotRun(first.failure.message)
         raise WorkerFailed(_reported(job, first))
     if timed_out:
-        raise WorkerFailed(_hung(job, sorted(wrong), timeout_s))
+        why = f"no rank finished a step for {job.hang_s:g} s" if hung else f"not finished after {timeout_s:g} s"
+        option = "--hang-timeout" if hung else "--case-timeout"
+        raise WorkerFailed(_hung(job, sorted(wrong), f"{why}, so it was ended", f"if it was only slow, give {option}"))
     if died:
         raise WorkerFailed(_silent(job, died))
     if wrong:
@@ -94,6 +105,14 @@ def collect(job: Job, *, exits: Mapping[int, int], timed_out: bool, timeout_s: f
             f"{job.case_id}: rank {rank} of {job.ranks} left no valid report: {wrong[rank]}\n{_log(job, rank)}"
         )
     return [reports[rank] for rank in range(job.ranks)]
+
+
+def _cause(failed: Sequence[tuple[float, int]], reports: Mapping[int, RankReport]) -> int:
+    """Return the rank that failed first: by the step, where all know it, else by the clock."""
+    steps = {rank: reports[rank].failure.step for _, rank in failed}  # type: ignore[union-attr]
+    known = [(step, rank) for rank, step in steps.items() if step is not None]
+    # A loss that is no number makes its peers' the same a step later, and all look for it at the end of an epoch.
+    return min(known)[1] if len(known) == len(steps) else failed[0][1]
 
 
 def _limit(job: Job) -> str:
@@ -122,14 +141,13 @@ def _silent(job: Job, died: Mapping[int, int]) -> str:
     return f"{job.case_id}: rank {rank} of {job.ranks} {_ended(died[rank])} {_where(job, rank)}\n{_log(job, rank)}"
 
 
-def _hung(job: Job, silent: Sequence[int], timeout_s: float) -> str:
+def _hung(job: Job, silent: Sequence[int], why: str, advice: str) -> str:
     ranks = ", ".join(str(rank) for rank in silent) or "none"
-    places = "\n".join(f"  rank {rank} {_where(job, rank)}" for rank in silent)
-    logs = "\n".join(_log(job, rank) for rank in silent)
-    return (
-        f"{job.case_id}: not finished after {timeout_s:g} s, so it was ended; no report from rank {ranks} of "
-        f"{job.ranks}; if it was only slow, give --case-timeout\n{places}\n{logs}"
-    )
+    places = [_standing(job, rank) for rank in silent]
+    late = [f"  {sentence}" for sentence in flight.told(flight.read(job.folder, silent))]
+    logs = [_stacks(job, rank) for rank in silent]
+    head = f"{job.case_id}: {why}; no report from rank {ranks} of {job.ranks}; {advice}"
+    return "\n".join([head, *places, *late, *logs])
 
 
 def _ended(status: int) -> str:
@@ -139,6 +157,11 @@ def _ended(status: int) -> str:
         except ValueError:
             return f"was killed by signal {-status}"
     return f"exited with status {status}"
+
+
+def _standing(job: Job, rank: int) -> str:
+    stopped = "; it is stopped, by SIGSTOP or a debugger" if was_stopped(job.folder, rank) else ""
+    return f"  rank {rank} {_where(job, rank)}{stopped}"
 
 
 def _where(job: Job, rank: int) -> str:
@@ -159,19 +182,21 @@ def _log(job: Job, rank: int) -> str:
     return f"  end of rank {rank}'s log ({len(lines)} lines):\n{tail}"
 
 
+def _stacks(job: Job, rank: int) -> str:
+    """Return the stacks that a rank wrote when it was asked, else the end of its log."""
+    lines = _lines(job, rank)
+    asked = next((place for place, line in enumerate(lines) if line.startswith(_STACK)), None)
+    if asked is None:
+        return _log(job, rank)
+    # Its main thread comes last, what it called last first: which is where it hangs.
+    told = [line for line in lines[asked:] if line.startswith((*_STACK, "  File"))]
+    main = max(place for place, line in enumerate(told) if line.startswith(_STACK))
+    calls = [f"  | {line}" for line in told[main + 1 :]][:_STACK_LINES]
+    return "\n".join([f"  stack of rank {rank}, the innermost call first:", *calls])
+
+
 def _lines(job: Job, rank: int) -> list[str]:
     try:
         return (job.folder / f"rank{rank}.log").read_text(errors="replace").splitlines()
     except OSError:
         return []
-
-
-def read_progress(folder: Path, rank: int) -> tuple[str, int, int, int, int] | None:
-    """Return phase, epoch, epochs, step and steps of a rank, or None where it has not started."""
-    try:
-        words = (folder / f"rank{rank}.progress").read_text().split()
-        phase, *numbers = words
-        epoch, epochs, step, steps = (int(number) for number in numbers)
-    except (OSError, ValueError):
-        return None
-    return phase, epoch, epochs, step, steps

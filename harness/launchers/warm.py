@@ -35,11 +35,14 @@ class WarmSession:
 
     conditions = ""
 
-    def __init__(self, host: Host, folder: Path, root: Path = _outcome.ROOT) -> None:
+    def __init__(
+        self, host: Host, folder: Path, root: Path = _outcome.ROOT, agent: str = "harness.worker.agent"
+    ) -> None:
         """Start the agent of the suite in `root`: this one, unless another's code is to be measured."""
         self._host = host
         self._folder = folder
         self._root = root
+        self._module = agent
         self._agent: subprocess.Popen[bytes] | None = None
         self._ready = False
         self._unread = b""
@@ -54,10 +57,12 @@ class WarmSession:
         if not self._ready:
             self._reply(_START_S)
             self._ready = True
-        request = {"job": str(job_file), "ranks": job.ranks, "timeout_s": timeout_s}
+        request = {"job": str(job_file), "ranks": job.ranks, "timeout_s": timeout_s, "hang_s": job.hang_s}
         reply = self._ask(request, timeout_s + _GRACE_S)
         exits = {int(rank): int(status) for rank, status in reply["exits"].items()}
-        return _outcome.collect(job, exits=exits, timed_out=bool(reply["timed_out"]), timeout_s=timeout_s)
+        # An agent of accepted code of before it looked for hangs says `timed_out`.
+        ended = reply.get("ended", "timeout" if reply.get("timed_out") else "")
+        return _outcome.collect(job, exits=exits, timed_out=bool(ended), hung=ended == "hang", timeout_s=timeout_s)
 
     def close(self) -> None:
         """End the agent and everything it started."""
@@ -84,7 +89,7 @@ class WarmSession:
         self._unread = b""
         with (self._folder / "agent.log").open("ab") as log:
             self._agent = subprocess.Popen(
-                [sys.executable, "-m", "harness.worker.agent"],
+                [sys.executable, "-m", self._module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -146,11 +151,25 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:
-    """Kill those that still live, and wait until they are gone."""
-    for process in processes:
+    """Kill those that still live, and wait until they are gone.
+
+    The tracker of what Python shares between processes comes last: it deletes that once all others have ended.
+    """
+    trackers = [process for process in processes if "resource_tracker" in _command(process)]
+    for process in set(processes) - set(trackers):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(processes, timeout=5)
+    for process in trackers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 WARM = Launcher(name="warm", open=WarmSession)

@@ -121,7 +121,7 @@ def check_losses(losses: Sequence[float]) -> None:
     """Raise TrainingDiverged if a loss is no number."""
     for step, loss in enumerate(losses):
         if not math.isfinite(loss):
-            raise TrainingDiverged(f"the loss became {loss} at step {step + 1}; lower the learning rate")
+            raise TrainingDiverged(f"the loss became {loss} at step {step + 1}; lower the learning rate", step=step + 1)
 
 
 def be_deterministic() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.errors import CannotRun
-from harness.plant import parse
+from harness.plant import BREAKS, parse
 from harness.plugins import Batch, Trainee, Workload, World
-from harness.worker import evaluation
+from harness.worker import breaking, evaluation
 
 TIMED_STEPS = 3
 """That a slowdown is sized by, and that are without it: the faster of the last two counts, since the first is unlike
@@ -51,6 +52,7 @@ def shard(
     workload: Workload,
     world: World,
     told: dict[str, float],
+    folder: Path = Path(),
 ) -> Trainee:
     """Return what a strategy makes of a workload, with a fault in it.
 
@@ -61,12 +63,15 @@ def shard(
         world: this rank's place.
         told: takes, of a fault that slows, what it came to: `step_s`, the time of a step it was sized by; `share`, what
             it adds to that; and `products` or `sleep_s`. Empty until it has been sized.
+        folder: the job's.
 
     Raises:
         HarnessError: there is no such fault.
         CannotRun: the strategy cannot have it.
     """
     fault = parse(plant)
+    if fault.name in BREAKS:
+        return breaking.plant(fault.name, strategy, workload, world, folder)
     elements = sum(p.numel() for p in workload.module.parameters())
     if fault.name == "wrong_lr":
         arguments = dict(workload.optimizer.arguments)

@@ -30,14 +30,19 @@ def log_to(path: Path) -> TextIO:
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     faulthandler.enable(log)
-    faulthandler.register(signal.SIGUSR1, log, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, log, all_threads=True, chain=True)
     return log
 
 
 def pin(cores: Sequence[int], local_rank: int) -> tuple[int, ...]:
-    """Keep this process, and the threads it starts from now on, to one of `cores`; return the cores it has."""
+    """Keep this process, and the threads it starts from now on, to one of `cores`; return the cores it has.
+
+    Another node may have others than the first: then it is one of those that this process may run on.
+    """
+    own = os.sched_getaffinity(0)
     if cores:
-        os.sched_setaffinity(0, {cores[local_rank % len(cores)]})
+        usable = [core for core in cores if core in own] or sorted(own)
+        os.sched_setaffinity(0, {usable[local_rank % len(usable)]})
     return tuple(sorted(os.sched_getaffinity(0)))
 
 

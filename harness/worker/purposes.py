@@ -116,7 +116,8 @@ class Context:
     def shard(self, workload: Workload) -> Trainee:
         """Return the model as the strategy trains it."""
         if self.job.plant:
-            trainee = faults.shard(self.job.plant, self.strategy.shard, workload, self.world, self.planted)
+            job = self.job
+            trainee = faults.shard(job.plant, self.strategy.shard, workload, self.world, self.planted, job.folder)
         else:
             trainee = self.strategy.shard(workload, self.world)
         # Building consumed equal random numbers on every rank; from here each rank draws its own.

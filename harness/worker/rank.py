@@ -22,11 +22,12 @@ import torch.distributed as dist
 from harness import job as jobs
 from harness.case import Case
 from harness.errors import CannotRun, HarnessError, OutOfMemory, tells_of_no_memory
+from harness.flight import file_of
 from harness.job import Job
 from harness.plugins import World
 from harness.registry import discover
 from harness.results import Failure, RankReport, write_report
-from harness.worker import process
+from harness.worker import flight, process
 from harness.worker.accounting import account
 from harness.worker.ceilings import ceilings, loader_rate
 from harness.worker.certifying import certify
@@ -81,12 +82,23 @@ class Phases:
 
 def main(job_file: str) -> None:
     """Be the rank that RANK, LOCAL_RANK and WORLD_SIZE name; exits with 1 after writing a failure."""
+    try:
+        _main(job_file)
+    except Exception:
+        # What it could not report itself: torch elastic would keep it to itself.
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _main(job_file: str) -> None:
     process.die_with_parent()
     job = jobs.read(Path(job_file))
     rank = int(os.environ["RANK"])
+    flight.tell_when_asked(file_of(job.folder, rank))
     process.log_to(job.folder / f"rank{rank}.log")
     progress = process.Progress(job.folder / f"rank{rank}.progress")
-    phases = Phases(job.asked_s, progress)
+    phases = Phases(float(os.environ.get("SHARDBENCH_ASKED_S", job.asked_s)), progress)
     report = _report(job, rank, phases, progress)
     with phases("report"):
         write_report(report, job.folder / f"rank{rank}.json")
@@ -112,6 +124,7 @@ def _report(job: Job, rank: int, phases: Phases, progress: process.Progress) -> 
         report = _PURPOSES[job.purpose](context)
         return RankReport(
             rank=world.rank,
+            node=int(os.environ.get("GROUP_RANK", "0")),
             world_size=world.size,
             device=world.device,
             device_name=torch.cuda.get_device_name() if world.on_cuda else "cpu",
@@ -135,6 +148,7 @@ def _report(job: Job, rank: int, phases: Phases, progress: process.Progress) -> 
                 traceback=traceback.format_exc(),
                 expected=isinstance(error, HarnessError),
                 unix_time=time.time(),
+                step=getattr(error, "step", None),
             ),
         )
 
@@ -172,6 +186,7 @@ def _join(job: Job) -> World:
         device=device,
         backend=job.backend,
         devices_per_process=job.devices_per_process,
+        ranks_per_node=job.ranks_per_node,
     )
 
 

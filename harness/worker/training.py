@@ -20,6 +20,10 @@ from harness.worker.process import Progress
 class TrainingDiverged(HarnessError):
     """A loss is no longer a number."""
 
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
 
 def image_loss(module: nn.Module, batch: Batch) -> torch.Tensor:
     """Return the mean cross-entropy of a classifier's logits [N, C] over the batch."""
@@ -79,5 +83,6 @@ class TrainingLoop:
         for step, loss in enumerate(self.losses()):
             if not math.isfinite(loss):
                 raise TrainingDiverged(
-                    f"the loss became {loss} at step {step + 1}; lower the learning rate of this model's profile"
+                    f"the loss became {loss} at step {step + 1}; lower the learning rate of this model's profile",
+                    step=step + 1,
                 )
