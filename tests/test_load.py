@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.anatomy.load import busy_share, power_w
-from harness.records.telemetry import CoreReading, GpuFacts, GpuReading, Reading, Telemetry, Zone
+from harness.anatomy.load import busy_over_time, busy_share, power_over_time, power_w
+from harness.records.telemetry import CoreReading, GpuFacts, GpuReading, Measured, Reading, Telemetry, Zone
 
 
 def gpus(*watts, busy=(50, 30)):
@@ -72,3 +72,30 @@ def test_what_was_not_read_is_not_known(figure):
     assert figure(None) is None
     assert figure(made()) is None
     assert figure(replace(gpus(50, 60), interval_s=None, readings=())) is None
+
+
+def test_of_each_moment_it_is_the_share_since_the_reading_before():
+    told = made(readings=tuple(Reading(at_s=5.0 + at, cores={0: core(at, 0.5), 1: core(at, 1)}) for at in range(3)))
+    assert busy_over_time(told) == [pytest.approx((1.0, 0.75)), pytest.approx((2.0, 0.75))]
+    assert busy_over_time(gpus(50, 60)) == [pytest.approx((0.0, 0.4)), pytest.approx((1.0, 0.4))]
+
+
+def core(seconds, busy):
+    used = round(100 * seconds * busy)
+    return CoreReading(processes=used, interrupts=0, stolen=0, idle=100 * seconds - used)
+
+
+def test_power_of_each_moment_is_of_all_devices_and_a_counter_may_begin_anew():
+    assert power_over_time(gpus(50, 60)) == [pytest.approx((0.0, 150)), pytest.approx((1.0, 160))]
+    assert power_over_time(gpus(50, None)) == [pytest.approx((0.0, 150))], "of one GPU it is not that of all"
+    zone = Zone(name="package-0", range_uj=100_000_000)
+    readings = tuple(Reading(at_s=float(at), zones_uj=(uj,)) for at, uj in enumerate((95_000_000, 5_000_000)))
+    assert power_over_time(made(zones=(zone,), readings=readings)) == [pytest.approx((1.0, 10))]
+
+
+def test_only_the_measured_time_is_told_and_nothing_of_what_was_not_sampled():
+    every = gpus(50, 60, 70, 80)
+    inside = replace(every, measured=Measured(begin_s=0.5, end_s=2.5, images=1))
+    assert power_over_time(inside) == [pytest.approx((0.5, 160)), pytest.approx((1.5, 170))]
+    assert power_over_time(replace(every, interval_s=None)) == []
+    assert busy_over_time(None) == power_over_time(None) == []

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _HATCHES = ("", "/////", ".....", "xxxxx", "-----")
 """Of the series of a group, where a bar's colour is its group's."""
 _BAR_IN = 0.2
+_MOST_STROKES = 60
 _GAP = 0.6
 """Between groups, in bars."""
 
@@ -111,16 +112,16 @@ def bars(
                         axes.barh(at, value, left=end, height=0.8, **look(group, kind))
                         end += value
                 known = all(kind.values[place] is not None for kind in stack)
-                _written(axes, short(end) if known else MISSING, end, at)
+                written(axes, short(end) if known else MISSING, end, at)
                 at += 1
             at += _GAP
-        _rows(axes, groups, middles, y_label, half=len(stacks) / 2)
+        named_rows(axes, groups, middles, y_label, half=len(stacks) / 2)
         return [(Patch(**look(None, kind)), kind.label) for kind in kinds] if len(kinds) > 1 else []
 
-    svg, png = drawn(title, 0.6 + _BAR_IN * len(groups) * (len(stacks) + _GAP), paint)
+    svg, picture = drawn(title, 0.6 + _BAR_IN * len(groups) * (len(stacks) + _GAP), paint)
     rows = tuple((group, *(kind.values[place] for kind in kinds)) for place, group in enumerate(groups))
     head = ("", *(kind.label for kind in kinds))
-    return Figure(name=name, title=title, svg=svg, png=png, head=head, rows=rows)
+    return Figure(name=name, title=title, svg=svg, picture=picture, head=head, rows=rows)
 
 
 def spreads(
@@ -131,7 +132,7 @@ def spreads(
     groups: Mapping[str, Sequence[float]],
     strategies: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Return how the values of each group spread: all of them as a line, the middle half as a box, the median.
+    """Return how the values of each group spread: each as a stroke, their range, the middle half as a box, the median.
 
     Args:
         name: of the figure's files.
@@ -155,15 +156,18 @@ def spreads(
             look = look_of(of.get(group, group))
             least, low, middle, high, most = _five(values)
             axes.plot((least, most), (place, place), color=look.colour, linewidth=1.2, linestyle=style_of(look))
+            # Of many only so many that they are told apart.
+            strokes = sorted(values)[:: -(-len(values) // _MOST_STROKES)]
+            axes.plot(strokes, [place] * len(strokes), color=look.colour, marker="|", linestyle="none", alpha=0.7)
             axes.barh(place, high - low, left=low, height=0.55, color=look.colour, alpha=0.35, linewidth=0)
             axes.plot(middle, place, color=look.colour, marker=look.marker, markersize=7, clip_on=False)
-        _rows(axes, list(groups), list(range(len(groups))), x_label, half=0.5)
+        named_rows(axes, list(groups), list(range(len(groups))), x_label, half=0.5)
         return []
 
-    svg, png = drawn(title, 0.6 + 0.27 * len(groups), paint)
+    svg, picture = drawn(title, 0.6 + 0.27 * len(groups), paint)
     head = ("", "values", "least", "lower quartile", "median", "upper quartile", "most")
     rows = tuple((group, len(own), *(_five(own) if own else [None] * 5)) for group, own in groups.items())
-    return Figure(name=name, title=title, svg=svg, png=png, head=head, rows=rows)
+    return Figure(name=name, title=title, svg=svg, picture=picture, head=head, rows=rows)
 
 
 def _coloured(look: Look, kind: _Kind) -> str:
@@ -176,7 +180,7 @@ def _five(values: Sequence[float]) -> tuple[float, ...]:
     return (min(values), *middle, max(values))
 
 
-def _written(axes: Axes, text: str, end: float, at: float) -> None:
+def written(axes: Axes, text: str, end: float, at: float) -> None:
     """Write a bar's value behind its end."""
     side = -1 if end < 0 else 1
     axes.annotate(
@@ -190,7 +194,7 @@ def _written(axes: Axes, text: str, end: float, at: float) -> None:
     )
 
 
-def _rows(axes: Axes, groups: Sequence[str], middles: Sequence[float], label: str, *, half: float) -> None:
+def named_rows(axes: Axes, groups: Sequence[str], middles: Sequence[float], label: str, *, half: float) -> None:
     """Name the groups down the left side, the first on top, each with room for half its height to either side."""
     axes.set_yticks(middles, groups)
     axes.tick_params(axis="y", length=0)

@@ -10,5 +10,6 @@ from harness.figures.bars import bars, spreads
 from harness.figures.figure import Figure, Point, Series, write
 from harness.figures.lines import lines, scatter
 from harness.figures.matrix import matrix
+from harness.figures.stacks import Stack, stacks
 
-__all__ = ("Figure", "Point", "Series", "bars", "lines", "matrix", "scatter", "spreads", "write")
+__all__ = ("Figure", "Point", "Series", "Stack", "bars", "lines", "matrix", "scatter", "spreads", "stacks", "write")

@@ -6,6 +6,7 @@ Figures are as wide as a phone shows at a readable size.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import re
@@ -21,6 +22,7 @@ from harness.figures.palette import GREY, Look
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Key = tuple["Artist", str]
 """An artist and what the legend says of it."""
@@ -39,6 +41,8 @@ _STYLE: dict[str, Any] = {
     "axes.unicode_minus": False,
     "axes.formatter.useoffset": False,
     "font.size": 10,
+    # Others are the reader's own; each text of an SVG names all of them.
+    "font.sans-serif": ["DejaVu Sans"],
     "figure.titlesize": 10.5,
     "figure.titleweight": "bold",
     "legend.fontsize": 9,
@@ -60,33 +64,42 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def drawn(title: str, height_in: float, paint: Callable[[Axes], Sequence[Key]]) -> tuple[str, bytes]:
-    """Return as SVG and as PNG what is painted into one pair of axes.
+def drawn(title: str, height_in: float, paint: Callable[[Axes], Sequence[Key]]) -> tuple[str, Callable[[], bytes]]:
+    """Return as SVG what is painted into one pair of axes, and what paints it once more as PNG.
 
     Args:
         title: of the figure.
         height_in: of the axes with their labels, inches; title and legend come on top of it.
         paint: paints, and returns what the legend is to tell; the legend stands below the axes.
     """
-    from matplotlib import style
+
+    def saved(**form: Any) -> bytes:
+        from matplotlib import style
+
+        # After a reset, so that the reader's own settings of matplotlib change nothing.
+        with style.context(_STYLE, after_reset=True):
+            content = io.BytesIO()
+            _laid_out(title, height_in, paint).savefig(content, **form)
+        return content.getvalue()
+
+    svg = saved(format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return _plain(svg.decode(), title), lambda: saved(format="png", dpi=200, metadata={"Software": None})
+
+
+def _laid_out(title: str, height_in: float, paint: Callable[[Axes], Sequence[Key]]) -> Figure:
     from matplotlib.figure import Figure
 
-    # After a reset, so that the reader's own settings of matplotlib change nothing.
-    with style.context(_STYLE, after_reset=True):
-        parts = [title] if len(title) <= _TITLE_CHARACTERS else re.split("(?<=:) ", title, maxsplit=1)
-        lines = [line for part in parts for line in textwrap.wrap(part, _TITLE_CHARACTERS)]
-        figure = Figure(layout="constrained")
-        keys = paint(figure.add_subplot())
-        columns = _columns([label for _, label in keys])
-        rows = math.ceil(len(keys) / columns)
-        figure.set_size_inches(_WIDTH_IN, height_in + 0.2 * len(lines) + _LEGEND_ROW_IN * rows + 0.1)
-        figure.suptitle("\n".join(lines), x=0.01, ha="left")
-        if keys:
-            figure.legend(*zip(*keys, strict=True), loc="outside lower center", ncols=columns)
-        svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
-    return _plain(svg.getvalue(), title), png.getvalue()
+    parts = [title] if len(title) <= _TITLE_CHARACTERS else re.split("(?<=:) ", title, maxsplit=1)
+    lines = [line for part in parts for line in textwrap.wrap(part, _TITLE_CHARACTERS)]
+    figure = Figure(layout="constrained")
+    keys = paint(figure.add_subplot())
+    columns = _columns([label for _, label in keys])
+    rows = math.ceil(len(keys) / columns)
+    figure.set_size_inches(_WIDTH_IN, height_in + 0.2 * len(lines) + _LEGEND_ROW_IN * rows + 0.1)
+    figure.suptitle("\n".join(lines), x=0.01, ha="left")
+    if keys:
+        figure.legend(*zip(*keys, strict=True), loc="outside lower center", ncols=columns)
+    return figure
 
 
 def _columns(labels: Sequence[str]) -> int:
@@ -96,10 +109,23 @@ def _columns(labels: Sequence[str]) -> int:
 
 
 def _plain(svg: str, title: str) -> str:
-    """Return an SVG that can stand in a page: without a prologue and without ids that another figure has too."""
+    """Return an SVG that can stand in a page: without a prologue, with ids that no other figure has, and short.
+
+    matplotlib gives the same thing the same id in every figure, and a browser draws nothing of what it looks up in a
+    figure that is hidden. What is left out is what nobody sees: turns by nothing, indents, and the third decimal of
+    a coordinate in points.
+    """
     opened = svg.index(">", svg.index("<svg")) + 1
     inside = re.sub(r'<g id="[^"]*"', "<g", svg[opened:])
-    return f'{svg[svg.index("<svg") : opened - 1]} role="img">\n <title>{escape(title)}</title>{inside}'
+    inside = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", inside)
+    inside = re.sub(r' (?:d|x|y)="[^"]*"', lambda found: _COORDINATE.sub(r"\1", found[0]).replace("\n", ""), inside)
+    inside = re.sub(r"\n\s*", "\n", inside)
+    own = hashlib.sha256(inside.encode() + title.encode()).hexdigest()[:8]
+    inside = re.sub(r'( id="|url\(#|href="#)(\w+)', rf"\g<1>\g<2>-{own}", inside)
+    return f'{svg[svg.index("<svg") : opened - 1]} role="img">\n<title>{escape(title)}</title>{inside}'
+
+
+_COORDINATE = re.compile(r"(\.\d\d)\d+")
 
 
 def short(value: float) -> str:

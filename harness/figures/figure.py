@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,13 @@ class Figure:
     head: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...] = field(repr=False)
     """What is drawn, in full; None is not known."""
-    png: bytes = field(repr=False)
+    picture: Callable[[], bytes] = field(repr=False, compare=False)
+    """Draws the PNG, which takes as long as the SVG and which a page of figures has no use for."""
+
+    @property
+    def png(self) -> bytes:
+        """The same as pixels."""
+        return self.picture()
 
     def _repr_svg_(self) -> str:
         """As a notebook shows it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.figures.drawing import Key, drawn, labelled, numbered, style_of
@@ -36,6 +36,7 @@ def lines(
     y_label: str,
     series: Sequence[Series],
     ideal: Series | None = None,
+    rings: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     log_x: bool = False,
     log_y: bool = False,
 ) -> Figure:
@@ -48,6 +49,7 @@ def lines(
         y_label: with the unit.
         series: in the order of the legend.
         ideal: what could be reached at best: a thin line without markers; y then begins at 0.
+        rings: of what is to be said of points, in words, where these are; each has a ring.
         log_x: whether x is logarithmic.
         log_y: whether y is logarithmic; what is not above 0 is a gap there.
 
@@ -76,6 +78,10 @@ def lines(
         if ideal:
             (line,) = axes.plot(ideal.x, _gaps(ideal.y), color=GREY, linewidth=1, linestyle=(0, (1, 1.5)))
             keys.append((line, ideal.label))
+        for words, places in (rings or {}).items():
+            form = {"color": GREY, "linestyle": "none", "marker": "o", "markersize": 13, "fillstyle": "none"}
+            axes.plot([x for x, _ in places], [y for _, y in places], clip_on=False, **form)
+            keys.append((Line2D([], [], **form | {"markersize": 9}), words))
         if log_x:
             axes.set_xscale("log", base=2, nonpositive="mask")
         if log_y:
@@ -91,9 +97,9 @@ def lines(
         labelled(axes, x_label, y_label, empty=not known)
         return keys
 
-    svg, png = drawn(title, 2.9, paint)
+    svg, picture = drawn(title, 2.9, paint)
     rows = tuple((told(one), x, y) for one in every for x, y in zip(one.x, one.y, strict=True))
-    return Figure(name=name, title=title, svg=svg, png=png, head=("", x_label, y_label), rows=rows)
+    return Figure(name=name, title=title, svg=svg, picture=picture, head=("", x_label, y_label), rows=rows)
 
 
 def scatter(
@@ -146,10 +152,10 @@ def scatter(
         labelled(axes, x_label, y_label, empty=not known)
         return keys[1:] + keys[:1] if best else keys
 
-    svg, png = drawn(title, 2.9, paint)
+    svg, picture = drawn(title, 2.9, paint)
     head = ("", x_label, y_label, *(["Pareto front"] if front else []))
     rows = tuple((told(one), one.x, one.y, *(["yes" if one in best else "no"] if front else [])) for one in points)
-    return Figure(name=name, title=title, svg=svg, png=png, head=head, rows=rows)
+    return Figure(name=name, title=title, svg=svg, picture=picture, head=head, rows=rows)
 
 
 def _looks(every: Sequence[Series | Point]) -> list[tuple[Look, Fill]]:

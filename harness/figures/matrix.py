@@ -77,6 +77,6 @@ def matrix(
                         axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
         return []
 
-    svg, png = drawn(title, 4.0, paint)
+    svg, picture = drawn(title, 4.0, paint)
     rows = tuple((label, *row) for label, row in zip(labels, counts, strict=True))
-    return Figure(name=name, title=title, svg=svg, png=png, head=(f"{y_label} / {x_label}", *labels), rows=rows)
+    return Figure(name=name, title=title, svg=svg, picture=picture, head=(f"{y_label} / {x_label}", *labels), rows=rows)

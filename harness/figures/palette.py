@@ -43,13 +43,27 @@ FIXED = {
     "ddp": Look(colour="#0072b2", marker="o", dash=_SOLID),
     "fsdp1": Look(colour="#d55e00", marker="s", dash=_LONG),
     "fsdp2": Look(colour="#b8400a", marker="D", dash=_SOLID),
+    "hsdp": Look(colour="#c8551e", marker="8", dash=_DOTS),
     "fairscale_fsdp": Look(colour="#a8518a", marker="P", dash=_LONG),
     "fairscale_sdp": Look(colour="#c872a4", marker="p", dash=_DOTS),
     "zero1": Look(colour="#009e73", marker="^", dash=_SOLID),
     "zero2": Look(colour="#2f8f4e", marker=">", dash=_LONG),
     "zero3": Look(colour="#007a5e", marker="v", dash=_DASH_DOT),
+    "zero3_hpz": Look(colour="#3d8f66", marker="H", dash=_DOTS),
 }
 """Of this suite's own strategies."""
+
+PARTS = (
+    ("#7aa6d8", ""),
+    ("#e0a03c", ""),
+    ("#e0a03c", "/////"),
+    ("#a9c77a", ""),
+    ("#b9a6d9", ""),
+    ("#b9a6d9", "xxxxx"),
+    ("none", "\\\\\\\\"),
+)
+"""Fill and hatch of the parts of a whole, in their order, such as of a step's time. They are paler than strategies',
+so that no part is taken for one, and what colours do not tell apart, hatches do."""
 
 _HUES = ("#1b8a9e", "#c2477f", "#6b7f1e", "#7b68c8", "#8c6d31")
 _MARKERS = ("<", "*", "d", "h")

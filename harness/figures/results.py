@@ -15,7 +15,7 @@ from harness.case import Case
 from harness.figures.charts import Figure, Point, Series, bars, lines, matrix, scatter, spreads
 from harness.metrics.loss import epoch_losses
 from harness.metrics.memory import peak_bytes
-from harness.metrics.timing import images_per_s, speedup
+from harness.metrics.timing import efficiency, images_per_s, speedup
 from harness.results import Result
 
 
@@ -121,14 +121,7 @@ def speedups(
         against: what that is, in words.
         published: what others had: GPUs and speedup.
     """
-    found: dict[str, dict[int, float | None]] = defaultdict(dict)
-    for result, reference in zip(group.results, references, strict=True):
-        case = Case.parse(result.case_id)
-        found["-".join((case.strategy, *case.options))][case.gpu_count] = speedup(result, reference)
-    series = [
-        Series(label=name, x=tuple(sorted(at)), y=tuple(at[gpus] for gpus in sorted(at)), strategy=name.split("-")[0])
-        for name, at in found.items()
-    ]
+    series = _over_gpus(group, references, speedup)
     counts = sorted({gpus for one in (*series, *published) for gpus in one.x})
     bases = {Case.parse(reference.case_id).gpu_count for reference in references if reference}
     base = min(bases, default=1)
@@ -140,6 +133,36 @@ def speedups(
         series=[*series, *published],
         ideal=Series(label="ideal", x=tuple(counts), y=tuple(gpus / base for gpus in counts)),
     )
+
+
+def efficiencies(
+    group: Group, references: Sequence[Result | None], *, against: str, published: Sequence[Series] = ()
+) -> Figure:
+    """Return the speedup over the number of GPUs as a share of what is ideal; arguments are those of `speedups`."""
+    series = _over_gpus(group, references, efficiency)
+    counts = sorted({gpus for one in (*series, *published) for gpus in one.x})
+    return lines(
+        name=f"{group.name}-efficiency",
+        title=f"{group.title}: efficiency against {against}",
+        x_label="GPUs",
+        y_label="efficiency",
+        series=[*series, *published],
+        ideal=Series(label="ideal", x=tuple(counts), y=(1.0,) * len(counts)),
+    )
+
+
+def _over_gpus(
+    group: Group, references: Sequence[Result | None], figure: Callable[[Result, Result | None], float | None]
+) -> list[Series]:
+    """Return a figure over the number of GPUs, strategy by strategy."""
+    found: dict[str, dict[int, float | None]] = defaultdict(dict)
+    for result, reference in zip(group.results, references, strict=True):
+        case = Case.parse(result.case_id)
+        found["-".join((case.strategy, *case.options))][case.gpu_count] = figure(result, reference)
+    return [
+        Series(label=name, x=tuple(sorted(at)), y=tuple(at[gpus] for gpus in sorted(at)), strategy=name.split("-")[0])
+        for name, at in found.items()
+    ]
 
 
 def step_times(group: Group) -> Figure:
