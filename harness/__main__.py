@@ -7,15 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.commands import evaluate, proof, published, recommend
+from harness.commands import compare, evaluate, history, join, proof, published, recommend, report, verify
 from harness.errors import HarnessError
 
-COMMANDS = (evaluate, proof, published, recommend)
+COMMANDS = (compare, evaluate, history, join, proof, published, recommend, report, verify)
 """Each a module with `NAME`, `HELP`, `add_arguments(parser)` and `run(arguments)`, which returns the exit code."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return the exit code: 0, 1 where there is nothing to answer with, 2 for wrong usage or unreadable files."""
+    """Return the exit code: 0; 1 where nothing can be answered, or something is worse; 2 for what cannot be read."""
     parser = argparse.ArgumentParser(prog="python -m harness", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for command in COMMANDS:

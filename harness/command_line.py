@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.gate.policy import POLICIES
+from harness.progress import HANG_S
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -18,6 +19,16 @@ def add_options(parser: pytest.Parser) -> None:
         "--profile",
         metavar="NAME",
         help="set-up from benches/profiles.toml: smoke (default without CUDA), standard (default with CUDA), paper",
+    )
+    group.addoption(
+        "--profiles",
+        dest="bench_profiles",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="file with further profiles, or with tables for models of your own in the known ones, laid over "
+        "benches/profiles.toml; may be given several times",
     )
     group.addoption(
         "--matrix",
@@ -38,6 +49,16 @@ def add_options(parser: pytest.Parser) -> None:
         help="write the study's figures, its tables and its raw results there",
     )
     group.addoption(
+        "--report",
+        dest="bench_reports",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write the run as a report too: .html (charts, one file), .md (for a pull request), .csv or .parquet (one "
+        "row a case); may be given several times",
+    )
+    group.addoption(
         "--data-root",
         type=Path,
         metavar="DIR",
@@ -56,8 +77,29 @@ def add_options(parser: pytest.Parser) -> None:
         "--launcher",
         default="warm",
         metavar="NAME",
-        help="how ranks start: warm (default), torchrun, "
+        help="how ranks start: warm (default), torchrun, slurm: by srun on the nodes of a cluster, "
         "or namespaces: hosts of their own, over links of SHARDBENCH_LINK such as 100mbit",
+    )
+    group.addoption(
+        "--nnodes",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="nodes to have, with --launcher slurm (default: all of the allocation) or torchrun (default: 1); cases "
+        "that fill 2, 4, ... of them are then in the matrix, as in -k pernode8",
+    )
+    group.addoption(
+        "--rdzv-endpoint",
+        default="",
+        metavar="HOST:PORT",
+        help="with --launcher torchrun and --nnodes: where on this machine the others join, each by "
+        "`python -m harness join HOST:PORT`",
+    )
+    group.addoption(
+        "--srun",
+        default="",
+        metavar="OPTIONS",
+        help='further options of srun, with --launcher slurm: --srun="--partition=gpu --account=x"',
     )
     group.addoption(
         "--plugins",
@@ -69,6 +111,21 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--case-timeout", type=float, metavar="SECONDS", help="end a case that takes longer (default: the profile's)"
+    )
+    group.addoption(
+        "--hang-timeout",
+        type=_seconds,
+        default=HANG_S,
+        metavar="TIME",
+        help="end a training in which no rank finished a step for so long, and show where each stands (default: 600s)",
+    )
+    group.addoption(
+        "--wait-for-devices",
+        type=_wait,
+        default=3600.0,
+        metavar="TIME",
+        help="wait so long for another run to be done with the devices (default: 3600s); 0 fails at once and says who "
+        "has them",
     )
     group.addoption(
         "--recertify", action="store_true", help="make every certificate again, instead of relying on kept ones"
@@ -122,8 +179,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--resume",
         action="store_true",
-        help="keep each training in the cache after every epoch, and take up the one that an earlier run with this "
-        "option was interrupted in",
+        help="keep finished cases in the cache, and each training after every epoch; go on where an earlier run with "
+        "this option was interrupted",
     )
     group.addoption(
         "--gate-policy",
@@ -157,6 +214,10 @@ def add_options(parser: pytest.Parser) -> None:
         help="where a speedup's one-GPU reference comes from when this run does not hold it: run it (default), "
         "or take the newest stored run",
     )
+
+
+def _wait(text: str) -> float:
+    return 0.0 if text.removesuffix("s").strip() == "0" else _seconds(text)
 
 
 def _seconds(text: str) -> float:

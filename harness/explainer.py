@@ -42,8 +42,8 @@ class Explainer:
     traced_too: Collection[Case] = ()
     found: dict[Case, Largest] = field(default_factory=dict)
     """The largest batches of the cases that were searched for."""
-    _ceilings: dict[int, Ceilings] = field(default_factory=dict)
-    _loaded: dict[tuple[str, int, int], tuple[Loaded, ...]] = field(default_factory=dict)
+    _ceilings: dict[tuple[int, int | None], Ceilings] = field(default_factory=dict)
+    _loaded: dict[tuple[str, int, int, int | None], tuple[Loaded, ...]] = field(default_factory=dict)
 
     def explain(self, case: Case, result: Result) -> Result:
         """Return the result with what the further runs of its case add.
@@ -74,15 +74,16 @@ class Explainer:
 
     def ceilings(self, case: Case) -> Ceilings:
         """Return what as many ranks of this machine can do, measured once a run."""
-        if case.gpu_count not in self._ceilings:
+        key = (case.gpu_count, case.gpus_per_node)
+        if key not in self._ceilings:
             title = f"ceilings of {case.gpu_count} ranks"
             reports, _ = self.launch(_plain(case), title, purpose="ceilings")
-            self._ceilings[case.gpu_count] = _CEILINGS.validate_python(reports[0].extra["ceilings"])
-        return self._ceilings[case.gpu_count]
+            self._ceilings[key] = _CEILINGS.validate_python(reports[0].extra["ceilings"])
+        return self._ceilings[key]
 
     def _loaded_for(self, case: Case) -> tuple[Loaded, ...]:
         """Return what the loaders of a case's ranks give, measured once for all strategies."""
-        key = (case.model, case.gpu_count, case.batch_size)
+        key = (case.model, case.gpu_count, case.batch_size, case.gpus_per_node)
         if key not in self._loaded:
             title = f"loader of {case.model}, {case.gpu_count} ranks"
             reports, _ = self.launch(_plain(case), title, purpose="loader_rate")
@@ -112,4 +113,5 @@ class Explainer:
 
 def _plain(case: Case) -> Case:
     """Return the like case with one process for each GPU and no options, for what is the same for all strategies."""
-    return Case(model=case.model, strategy="ddp", gpu_count=case.gpu_count, batch_size=case.batch_size)
+    axes = {name: getattr(case, name) for name in ("model", "gpu_count", "batch_size", "gpus_per_node")}
+    return Case(strategy="ddp", **axes)

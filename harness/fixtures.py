@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from harness import rerun
 from harness.baselines import ACCEPT
 from harness.case import Case
 from harness.errors import CannotRun, HarnessError, OutOfMemory
 from harness.gate.selftest import Selftest
 from harness.pipeline import Outcome, Pipeline
 from harness.recording import record, replay
-from harness.report import verdicts
+from harness.report import rows, verdicts
 from harness.suite import Suite, suite_of
 
 
@@ -26,6 +27,7 @@ def bench(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Ou
     def run(case: Case) -> Outcome | None:
         suite = suite_of(request.config)
         nodeid: str = request.node.nodeid
+        again = rerun.command(request.config, nodeid)
         if suite.selftest is not None:
             _held_to_itself(case, suite, suite.selftest)
             return None
@@ -39,17 +41,17 @@ def bench(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Ou
         except OutOfMemory as error:
             suite.out_of_memory[case] = str(error)
             if suite.pipeline.baseline(case).newest is not None:
-                pytest.fail(_failure(error, nodeid) + "\n  the stored run fits", pytrace=False)
+                pytest.fail(_failure(error, again) + "\n  the stored run fits", pytrace=False)
             # What does not fit is a result, with a row of its own, and no defect.
             pytest.skip("out of memory, see the table")
         except HarnessError as error:
-            pytest.fail(_failure(error, nodeid), pytrace=False)
+            pytest.fail(_failure(error, again), pytrace=False)
         record(benchmark, outcome, request.node)
         suite.outcomes.append(outcome)
         word = outcome.verdict.word
-        request.node.user_properties.append(("verdict", word))
+        request.node.user_properties.extend(rows.properties(outcome))
         if suite.what_of(word) == "fail":
-            pytest.fail("\n".join(verdicts.failure(outcome, nodeid, accept=ACCEPT)), pytrace=False)
+            pytest.fail("\n".join(verdicts.failure(outcome, again, accept=ACCEPT)), pytrace=False)
         if suite.what_of(word) == "tell":
             suite.undecided.add(nodeid)
         return outcome
@@ -118,5 +120,5 @@ def cost(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Cost]:
     given.close()
 
 
-def _failure(error: HarnessError, nodeid: str) -> str:
-    return f'{error}\n  rerun  pytest "{nodeid}"'
+def _failure(error: HarnessError, again: str) -> str:
+    return f"{error}\n  rerun  {again}"

@@ -68,7 +68,7 @@ def frame(cases: Iterable[Stored]) -> DataFrame:
     """
     import pandas
 
-    return pandas.DataFrame([_row(stored) for stored in cases])
+    return pandas.DataFrame([row(stored) for stored in cases])
 
 
 def epochs(cases: Iterable[Stored]) -> DataFrame:
@@ -81,7 +81,7 @@ def epochs(cases: Iterable[Stored]) -> DataFrame:
         case = Case.parse(result.case_id)
         for place, (epoch, loss) in enumerate(zip(result.lead.epochs, epoch_losses(result), strict=True)):
             rows.append(
-                _axes(case)
+                axes(case)
                 | {
                     "epoch": place + 1,
                     "loss": loss,
@@ -92,7 +92,8 @@ def epochs(cases: Iterable[Stored]) -> DataFrame:
     return pandas.DataFrame(rows)
 
 
-def _axes(case: Case) -> dict[str, Any]:
+def axes(case: Case) -> dict[str, Any]:
+    """Return a case's own columns."""
     return {
         "case": case.id,
         "model": case.model,
@@ -103,11 +104,12 @@ def _axes(case: Case) -> dict[str, Any]:
     }
 
 
-def _row(stored: Stored) -> dict[str, Any]:
+def row(stored: Stored) -> dict[str, Any]:
+    """Return a case's row; None where something was not measured."""
     result, certificate = stored.result, stored.certificate
     memory_bytes, share = peak_bytes(result), busy_share(result.telemetry)
     return (
-        _axes(Case.parse(result.case_id))
+        axes(Case.parse(result.case_id))
         | {
             "dataset": result.dataset,
             "profile": result.profile,

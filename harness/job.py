@@ -9,8 +9,11 @@ from typing import Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from harness import reading
 from harness.errors import StoreError
 from harness.plugins import Augmentation, DataSpec, Normalisation, OptimizerSpec
+from harness.progress import HANG_S
+from harness.writing import whole
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -89,6 +92,8 @@ class Job:
     `score` takes up a kept training to score and save its model, `evaluate` scores a saved one."""
     ranks: int
     """Processes to start."""
+    ranks_per_node: int | None = None
+    """So many of them on each of several nodes; None is one node with all."""
     devices_per_process: int = 1
     device_kind: Literal["cpu", "cuda"]
     backend: Literal["gloo", "nccl"]
@@ -128,8 +133,10 @@ class Job:
     """Of `score` and `evaluate`: the split to score."""
     saved: Path | None = None
     """Folder of a saved model: that `score` makes, that `evaluate` reads."""
+    hang_s: float = HANG_S
+    """Without a step for so long, its ranks are ended while they train."""
     asked_s: float = 0.0
-    """The parent's monotonic clock when it asked for the ranks."""
+    """The parent's monotonic clock when it asked for the ranks; those of another machine are told by their agent."""
     folder: Path
     """Where each rank writes `rank<r>.json`, and where its logs are."""
 
@@ -145,7 +152,7 @@ def write(job: Job, path: Path) -> None:
     """
     try:
         # Without what is at its default: accepted code of before a field was added reads the job too.
-        path.write_bytes(_ADAPTER.dump_json(job, exclude_defaults=True))
+        whole(path, _ADAPTER.dump_json(job, exclude_defaults=True))
     except OSError as error:
         raise StoreError(f"job file {path} cannot be written: {error.strerror}; free or change the folder") from error
 
@@ -157,6 +164,7 @@ def read(path: Path) -> Job:
         StoreError: the file cannot be read or is no job.
     """
     try:
-        return _ADAPTER.validate_json(path.read_bytes())
+        plain = reading.read(path, kind="job file", mend="the run that wrote it must write it again")
+        return _ADAPTER.validate_python(plain)
     except (OSError, ValidationError) as error:
         raise StoreError(f"job file {path} cannot be read: {error}") from error

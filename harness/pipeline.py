@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from harness import selftest
 from harness.accepted import AcceptedCode
@@ -16,21 +16,24 @@ from harness.anatomy import memory
 from harness.anatomy.fitting import Largest
 from harness.anatomy.memory import MemoryFigures
 from harness.baselines import Baseline, Baselines
+from harness.cache import cache_folder
 from harness.case import Case
 from harness.certificate import Certificate
 from harness.certifier import Certifier
 from harness.errors import HarnessError, WorkerFailed
 from harness.explainer import Explainer
+from harness.finished import Finished, FinishedCases
 from harness.gate.limits import Verdict, worst
 from harness.gate.observations import plain_s
 from harness.gate.selftest import Selftest
 from harness.host import Host
 from harness.judging import judge_case
 from harness.profiles import Profile
-from harness.ranks import REFERENCE_STRATEGY, Ranks, RunOptions, Watch, cache_folder
+from harness.ranks import REFERENCE_STRATEGY, Ranks, RunOptions, Watch
 from harness.registry import Registry
-from harness.results import RankReport, Repeat, Result
+from harness.results import RankReport, Repeat, Result, identity_of
 from harness.sampler import Sampler
+from harness.source import digest_of_suite
 from harness.timekeeper import Level, Timekeeper
 from harness.trainings import Trainings
 
@@ -92,6 +95,9 @@ class Pipeline:
             saved_to=options.save_model,
         )
         self.baselines = Baselines(options.baselines, host)
+        self.finished = FinishedCases(
+            folder=cache_folder() / "finished" / profile.name if options.resume else None, facts=self._depends_on
+        )
         order = random.Random()
         self._accepted = AcceptedCode(
             host=host,
@@ -117,12 +123,13 @@ class Pipeline:
     def levels(self, cases: Iterable[Case]) -> dict[Case, Level]:
         """Return what the time of each case is held to, the bases of speedups included.
 
-        Left out are cases whose ranks share cores, and new ones where nothing will be stored.
+        Left out are cases whose ranks share cores, new ones where nothing will be stored, and what an interrupted run
+        finished.
 
         Raises:
             StoreError: a stored run is damaged.
         """
-        cases = tuple(cases)
+        cases = tuple(self.finished.without(cases))
         bases = filter(self._may_refer_to, map(reference_of, cases))
         wanted = {one for one in (*cases, *bases) if not self._shared(one)}
         found: dict[Case, Level] = {
@@ -133,7 +140,8 @@ class Pipeline:
 
     def sample(self, cases: Iterable[Case], *, processes: int, rounds_s: float) -> None:
         """Take so many processes of each case whose ranks share no cores, in random order, whatever is stored of it."""
-        wanted = {case: processes for case in dict.fromkeys(cases) if not self._shared(case)}
+        left = self.finished.without(dict.fromkeys(cases))
+        wanted = {case: processes for case in left if not self._shared(case)}
         self.timekeeper.sampler.take(wanted, stage="screen", rounds_s=rounds_s)
 
     def selftest(self, cases: Iterable[Case]) -> Selftest:
@@ -164,11 +172,13 @@ class Pipeline:
             StoreError: something cannot be written, or a stored run is damaged.
         """
         baseline = self.baseline(case)
-        certificate = self.certificate(case)
-        result = self.measure(case)
-        result = self.explainer.explain(case, result)
-        result = self._with_samples(case, result, baseline)
-        reference, note = self.reference(case) if certificate.granted else (None, "")
+        found = self.finished.find(case)
+        if found is None:
+            found = self._found(case, baseline)
+            self.finished.keep(case, found)
+        else:
+            self._take(case, found)
+        result, certificate = found.result, found.certificate
         strategy = self.registry.find("strategies", case.strategy)
         held = memory.figures(case, strategy, result.accounts) if result.accounts else None
         verdict = judge_case(
@@ -176,8 +186,8 @@ class Pipeline:
             certificate,
             baseline,
             metrics=self.registry.metrics.values(),
-            time=None if self._shared(case) else self.timekeeper.verdict(case),
-            speedup=self.timekeeper.speedup(case),
+            time=found.time,
+            speedup=found.speedup,
         )
         if held is not None and held.causes:
             verdict = replace(verdict, word=worst([verdict.word, "mispredicted"]))
@@ -186,13 +196,53 @@ class Pipeline:
         return Outcome(
             case=case,
             result=result,
-            reference=reference,
-            reference_note=note,
+            reference=found.reference,
+            reference_note=found.reference_note,
             verdict=verdict,
             certificate=certificate,
             baseline=baseline,
             memory=held,
         )
+
+    def _found(self, case: Case, baseline: Baseline) -> Finished:
+        certificate = self.certificate(case)
+        result = self.measure(case)
+        result = self.explainer.explain(case, result)
+        result = self._with_samples(case, result, baseline)
+        reference, note = self.reference(case) if certificate.granted else (None, "")
+        return Finished(
+            unix_time=time.time(),
+            result=result,
+            certificate=certificate,
+            reference=reference,
+            reference_note=note,
+            time=None if self._shared(case) else self.timekeeper.verdict(case),
+            speedup=self.timekeeper.speedup(case),
+        )
+
+    def _take(self, case: Case, found: Finished) -> None:
+        """Let the rest of this run know of a case that an interrupted one finished."""
+        self._results.setdefault(case, found.result)
+        self.certifier.known.setdefault(case, found.certificate)
+        base = reference_of(case)
+        if found.reference is not None and base not in self._results:
+            self._results[base] = self.extra[base.id] = found.reference
+
+    def _depends_on(self, case: Case) -> dict[str, Any]:
+        """Return what the outcome of a case depends on, in words of its own each."""
+        level = self.baseline(case)
+        options = asdict(self.options)
+        for name in ("case_timeout_s", "hang_s", "resume", "baselines", "references"):
+            del options[name]
+        return {
+            "settings": self.identity(case),
+            "machine": [self.host.name, self.host.hardware_digest],
+            "library versions": self.host.software,
+            "options": options | {"references": sorted(map(str, self.options.references or ()))},
+            "launcher": self.ranks.start().conditions,
+            "stored runs": [[one.where, one.commit, one.result.started_unix_s] for one in level.level + level.others],
+            "source code": self._source,
+        }
 
     def _with_samples(self, case: Case, result: Result, baseline: Baseline) -> Result:
         samples = self.timekeeper.sampler.of(case)
@@ -202,12 +252,16 @@ class Pipeline:
         beside = self.timekeeper.beside(case)
         return replace(result, samples=samples, beside=beside, plain_s=known or plain_s(samples))
 
+    @cached_property
+    def _source(self) -> str:
+        return digest_of_suite(self.options.plugins)
+
     def _may_refer_to(self, case: Case) -> bool:
         return self.options.references is None or case in self.options.references
 
     def _shared(self, case: Case) -> bool:
         """Return whether ranks share cores, so that the timing says little."""
-        return self.host.device_kind == "cpu" and case.gpu_count > len(self.host.cores)
+        return self.host.shares_cores(case)
 
     def certificate(self, case: Case) -> Certificate:
         """Return whether a case trains as the reference does.
@@ -275,13 +329,12 @@ class Pipeline:
     def identity(self, case: Case) -> str:
         """Return a digest of everything but the machine that two results must share to be compared."""
         settings = self.ranks.settings(case)
-        facts = {
-            "case": case.id,
-            "profile": self.profile.name,
-            "settings": settings.facts,
-            "dataset": self.ranks.data(settings).name,
-        }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return identity_of(
+            case_id=case.id,
+            profile=self.profile.name,
+            settings=settings.facts,
+            dataset=self.ranks.data(settings).name,
+        )
 
     def close(self) -> None:
         """End every process and delete the run's folder, unless a failure is in it."""
@@ -338,5 +391,5 @@ def reference_of(case: Case) -> Case:
 
     And but for offload, which DDP has none of.
     """
-    axes = case.axes | {"strategy": REFERENCE_STRATEGY, "gpu_count": 1, "offload": "none"}
+    axes = case.axes | {"strategy": REFERENCE_STRATEGY, "gpu_count": 1, "gpus_per_node": None, "offload": "none"}
     return Case(**axes)

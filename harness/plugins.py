@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from harness.figures.charts import Figure
     from harness.host import Host
     from harness.job import Job
+    from harness.nodes import Joining
     from harness.profiles import StudyProfile
     from harness.registry import Registry
     from harness.results import RankReport, Result
@@ -132,6 +133,8 @@ class World:
     """`gloo` or `nccl`."""
     devices_per_process: int = 1
     """Devices this process drives: more than one only for `Processes.ONE`."""
+    ranks_per_node: int | None = None
+    """Ranks of each node, where there are several; those of a node have numbers next to each other."""
 
     @property
     def on_cuda(self) -> bool:
@@ -238,6 +241,8 @@ class Share:
     counters: bool = False
     """Whether the optimizer counts the steps of each tensor, in an FP32 number of its own: AdamW does."""
     offload: bool = False
+    ranks_per_node: int | None = None
+    """None is one node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +257,18 @@ class Footprint:
     """Copies of the parameters that the optimizer writes in their place."""
     rest: int = 0
     """Buckets and staging, on the CPU; in all less than 1 KiB of single numbers and tables left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hierarchy:
+    """How a strategy treats the GPUs of a node unlike those of others."""
+
+    held: Callable[[int, int], tuple[float, float]]
+    """Given ranks, and ranks of each node: the share of all parameters and of the optimizer's state that a rank keeps,
+    copies for its node included."""
+    traffic: Callable[[Sequence[Unit], int, int], Sequence[Traffic]]
+    """As `Strategy.traffic`, given ranks of each node besides; a collective among the ranks of a node, or among those
+    that have the same place in theirs, counts as any other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +301,9 @@ class Strategy:
     accumulation must move, in closed form, norms and flags of one element left out. None is not predicted."""
     memory: Callable[[Share], Footprint] | None = None
     """What a rank must keep, in closed form and to the byte. None is not predicted."""
+    hierarchy: Hierarchy | None = None
+    """Of one for several nodes, which has nothing to do on a single one; its `shards` is what all ranks together keep
+    one copy of, and `traffic` is left out."""
 
 
 # -------------------------------------------------------------------------------------------------- datasets
@@ -430,6 +450,9 @@ class Launcher:
     name: str
     open: Callable[[Host, Path], Session]
     """Given the host and a folder for logs and reports."""
+    probe: Callable[[Joining], Host] | None = None
+    """Looks at the machines that ranks will start on, joined as the command line says; None is this machine. Raises
+    CannotRun."""
 
 
 # --------------------------------------------------------------------------------------------------- studies

@@ -26,6 +26,7 @@ _Count = Annotated[int, Field(ge=0)]
 _Positive = Annotated[int, Field(ge=1)]
 
 _FOR_CLASSIFIERS = ("test_images", "carved_images", "augment", "normalise")
+_MEND = "mend benches/profiles.toml, or the file that --profiles names"
 _CAME_LATER = _FOR_CLASSIFIERS
 """Settings that there were none of when the first results were stored, whose identities are to stay."""
 
@@ -154,8 +155,7 @@ class Profile:
             merged = _merge(merged, table)
         if model.input is InputKind.DETECTION and (strange := [name for name in _FOR_CLASSIFIERS if name in merged]):
             raise ProfileError(
-                f"profile {self.name!r}, model {model.name}: {strange[0]} is a setting of classifiers; "
-                "mend benches/profiles.toml"
+                f"profile {self.name!r}, model {model.name}: {strange[0]} is a setting of classifiers; {_MEND}"
             )
         try:
             return _SETTINGS.validate_python(merged)
@@ -163,7 +163,7 @@ class Profile:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"])
             raise ProfileError(
-                f"profile {self.name!r}, model {model.name}: {place}: {first['msg']}; mend benches/profiles.toml"
+                f"profile {self.name!r}, model {model.name}: {place}: {first['msg']}; {_MEND}"
             ) from error
 
 
@@ -185,23 +185,48 @@ _OF_WARM_START = ("dataset", "embedded", "image_size", "normalise", "warm_start"
 """What weights depend on that are trained before any case, of all that is settled."""
 
 
-def load(path: Path) -> dict[str, Profile]:
-    """Return the profiles of a file by name.
+def load(path: Path, *more: Path) -> dict[str, Profile]:
+    """Return the profiles of a file by name, with what further files add to them or say otherwise, key by key.
+
+    A profile that is new in a further file may begin as an earlier one, which its `based_on` names.
 
     Raises:
-        ProfileError: the file cannot be read, is no TOML, or holds something else.
+        ProfileError: a file cannot be read, is no TOML, or holds something else.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"profiles {path} cannot be read: {error}") from error
-    profiles = {}
-    for name, table in tables.items():
+    tables: dict[str, Any] = {}
+    profiles: dict[str, Profile] = {}
+    for file in (path, *more):
         try:
-            profiles[name] = Profile(name=name, **table)
-        except (TypeError, ValidationError) as error:
-            raise ProfileError(f"profile {name!r} in {path}: {error}") from error
+            added = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ProfileError(f"profiles {file} cannot be read: {error}") from error
+        for name, table in added.items():
+            try:
+                tables[name] = _laid_over(_base(name, table, tables), table)
+                profiles[name] = Profile(name=name, **tables[name])
+            except (TypeError, ValidationError, ProfileError) as error:
+                raise ProfileError(f"profile {name!r} in {file}: {error}") from error
     return profiles
+
+
+def _base(name: str, table: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables that a profile begins with; its own word for them is taken out."""
+    based_on = table.pop("based_on", name) if isinstance(table, dict) else name
+    if based_on != name and name in known:
+        raise ProfileError(f"there is a profile of that name, so it is not based on {based_on!r}; leave based_on out")
+    if based_on != name and based_on not in known:
+        raise ProfileError(f"based_on: {unknown('profile', str(based_on), known)}")
+    base: dict[str, Any] = known.get(based_on, {})
+    return base
+
+
+def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tables with others laid over them; an optimizer is replaced whole."""
+
+    def both(key: str) -> bool:
+        return key != "optimizer" and isinstance(base.get(key), Mapping) and isinstance(over[key], Mapping)
+
+    return {**base, **{key: _laid_over(base[key], over[key]) if both(key) else over[key] for key in over}}
 
 
 def choose(profiles: Mapping[str, Profile], name: str | None, *, device_kind: str) -> Profile:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness import command_line, store, summary, vanished
+from harness import command_line, nodes, reporting, store, summary, vanished
 from harness.case import Case
 from harness.errors import HarnessError
+from harness.exclusive import Exclusive
 from harness.fixtures import bench, cost
 from harness.gate.limits import OPEN
-from harness.report import terminal
+from harness.report import files, terminal
 from harness.suite import SUITE, Grid, case_of, compares, params, refuse_unknown_names, stored_runs, suite_of
 
 __all__ = ["bench", "cost"]
 _COMPARE = pytest.StashKey[Any]()
+_REPORTS = pytest.StashKey[list[Path]]()
+_EXIT = pytest.StashKey[int]()
 UNDECIDED = 6
 """Exit status of a run in which no case got worse, and some could not be judged; 0 to 5 are pytest's own."""
 _DONE = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
@@ -27,6 +33,7 @@ _DONE = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Add the suite's options."""
     pluginmanager.register(_AfterBenchmark(), "shardbench-after-benchmark")
+    pluginmanager.register(Exclusive(), "shardbench-exclusive")
     command_line.add_options(parser)
 
 
@@ -40,6 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "when_named(word): left out unless -k, -m or a test id contains the word")
     if not config.pluginmanager.has_plugin("benchmark"):
         raise pytest.UsageError("this suite needs the plugin pytest-benchmark: leave out -p no:benchmark")
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        # As Ctrl-C does, so that what was measured is told and stored; a scheduler kills a little later.
+        signal.signal(signal.SIGTERM, _interrupt)
     # Loaded again below, once its storage is this suite's.
     config.stash[_COMPARE] = config.getoption("benchmark_compare")
     config.option.benchmark_compare = None
@@ -47,10 +57,21 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.benchmark_storage = f"file://{folder}"
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
 class _AfterBenchmark:
     """Hooks that must come after pytest-benchmark's own, or that pytest does not tell the run of."""
 
     config: pytest.Config
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Note what a run was interrupted by and in."""
+        if SUITE in self.config.stash and type(excinfo.value) is KeyboardInterrupt:  # others are pytest's own
+            suite = self.config.stash[SUITE]
+            by = str(excinfo.value) or signal.SIGINT.name
+            suite.interrupted = f"interrupted by {by} while {suite.pipeline.ranks.running or 'nothing'} ran"
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count what failed because it could not be judged."""
@@ -66,13 +87,15 @@ class _AfterBenchmark:
         session = config._benchmarksession  # type: ignore[attr-defined]
         session.compare = config.option.benchmark_compare = config.stash[_COMPARE]
         try:
+            config.stash[_REPORTS] = [files.refuse_unwritable(file) for file in config.getoption("bench_reports")]
             suite = suite_of(config)
             if (folder := stored_runs(config)) is not None:
                 session.storage = store.BaselineStorage(str(folder), session.logger, suite.host.name)
             # They are called while pytest finishes, where an exception would cost the summary.
             session.storage.save = _noting_failure(session.storage.save, suite.not_stored)
-            write_json = session.save_json
-            session.save_json = _noting_failure(lambda output: write_json(store.sealed(output)), suite.not_stored)
+            if session.json:  # a path, or in older versions of pytest-benchmark a file that is open
+                file = Path(session.json if isinstance(session.json, str | Path) else session.json.name)
+                session.save_json = _noting_failure(lambda output: store.write_run(file, output), suite.not_stored)
             session.machine_id = suite.host.name
             # Its wide table says less than this suite's; -v or its own flags bring it back.
             session.quiet = session.quiet or not (session.verbose or session.compare or session.histogram)
@@ -81,6 +104,13 @@ class _AfterBenchmark:
                 suite.pipeline.baselines.restrict(session.compared_mapping)
         except HarnessError as error:
             raise pytest.UsageError(str(error)) from error
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        """Fail a run of which something could not be written, the reports of the summary included."""
+        yield
+        if SUITE in self.config.stash and self.config.stash[SUITE].not_stored:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _noting_failure(save: Callable[..., None], failures: list[str]) -> Callable[..., None]:
@@ -129,10 +159,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if SUITE not in session.config.stash:
         return
     suite = session.config.stash[SUITE]
+    if suite.started == suite.to_run and not suite.interrupted:
+        suite.pipeline.finished.forget()
     if suite.not_stored:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     elif suite.undecided and session.exitstatus in _DONE and session.testsfailed == suite.undecided_failed:
         session.exitstatus = UNDECIDED
+    session.config.stash[_EXIT] = int(session.exitstatus)
 
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
@@ -146,6 +179,7 @@ def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, A
         "gpus": [{"name": gpu.name, "memory_bytes": gpu.memory_bytes} for gpu in host.gpus],
         "driver": host.driver,
         "versions": host.versions,
+        **({"nodes": [nodes.to_json(node) for node in host.nodes]} if host.nodes else {}),
     }
 
 
@@ -232,31 +266,39 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the result table, what was skipped and why, and what was left out."""
-    if SUITE not in config.stash:
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """Print the answer, the result tables, what was skipped and why, and what to do next; write the reports."""
+    if SUITE not in config.stash or config.getoption("collectonly"):
         return
-    suite = config.stash[SUITE]
-    skips = [_skip_reason(report) for report in terminalreporter.stats.get("skipped", []) if "benches" in report.nodeid]
+    suite, wanted = config.stash[SUITE], config.stash[_REPORTS]
+    run = reporting.run_of(
+        suite, config=config, told=terminalreporter.stats, exit_code=config.stash.get(_EXIT, int(exitstatus))
+    )
     strike = terminal.terminal_strike if terminalreporter.hasmarkup else terminal.plain_strike
-    for title, lines in summary.sections(suite, strike=strike, full=terminalreporter.verbosity > 0):
+    told = []
+    full = terminalreporter.verbosity > 0
+    for title, lines in summary.sections(suite, run, strike=strike, full=full, reported=bool(wanted)):
         terminalreporter.section(title)
-        for line in lines:
+        told.append((title, tuple(lines)))
+        for line in told[-1][1]:
             terminalreporter.write_line(line)
+    if wanted:
+        for line in reporting.write(replace(run, sections=tuple(told)), wanted, suite):
+            terminalreporter.write_line(line)
+    finished = suite.pipeline.finished
+    for sentence in (*filter(None, [finished.sentence()]), *finished.said):
+        terminalreporter.write_line(sentence)
+    for sentence in suite.pipeline.ranks.left:
+        terminalreporter.write_line(f"LEFT BEHIND: {sentence}", red=True)
     for failure in suite.not_stored:
         terminalreporter.write_line(f"NOT STORED: {failure}", red=True)
-    if suite.outcomes or suite.said or skips:
-        for line in summary.rest(suite, skips):
-            terminalreporter.write_line(line)
-
-
-def _skip_reason(report: Any) -> str:
-    place = report.longrepr
-    text = place[2] if isinstance(place, tuple) else str(place)
-    return str(text).removeprefix("Skipped: ")
+    if suite.interrupted:
+        terminalreporter.write_line(suite.interrupted, red=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End everything the run started."""
+    if signal.getsignal(signal.SIGTERM) is _interrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if SUITE in config.stash:
         config.stash[SUITE].pipeline.close()

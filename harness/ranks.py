@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -14,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import platformdirs
-
-from harness import sampling
+from harness import leftovers, sampling
+from harness.cache import cache_folder, shared_folder
 from harness.case import Case
 from harness.checkpoints import facts_of
 from harness.errors import DataError, HarnessError, StoreError
@@ -25,6 +23,7 @@ from harness.host import Host
 from harness.job import DataSettings, Job
 from harness.plugins import Model, Processes, Session
 from harness.profiles import ModelSettings, Profile
+from harness.progress import HANG_S
 from harness.registry import Registry
 from harness.results import RankReport
 from harness.sampling import Window
@@ -58,6 +57,8 @@ class RunOptions:
     plugins: tuple[str, ...] = ()
     launcher: str = "warm"
     case_timeout_s: float | None = None
+    hang_s: float = HANG_S
+    """Without a step for so long, a training is ended."""
     reference: Literal["run", "baseline"] = "run"
     references: frozenset[Case] | None = None
     """Cases that a speedup may be taken over; None runs any that one is."""
@@ -103,9 +104,16 @@ class Ranks:
         self._options = options
         self._watch = watch
         self._session: Session | None = None
-        self.folder = Path(tempfile.mkdtemp(prefix="shardbench-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="shardbench-", dir=shared_folder() if host.nodes else None))
         """Of this run's jobs; it stays where one failed."""
+        leftovers.sweep(self.folder.parent.glob("shardbench-*"))
+        self._in_use = leftovers.own(self.folder)
         self._keep = False
+        self._gpu_bytes = leftovers.gpu_memory([gpu.uuid for gpu in host.gpus])
+        self.running = ""
+        """What the ranks do that run or ran last, for a person."""
+        self.left: list[str] = []
+        """What ranks left behind when they ended, a sentence each; it was ended or deleted before the next case."""
         self._prepared: dict[str, HarnessError | None] = {}
         self._warm_starts: dict[Path, HarnessError | None] = {}
 
@@ -143,6 +151,7 @@ class Ranks:
     def close(self) -> None:
         """End every process and delete the run's folder, unless a failure is in it."""
         self.renew()
+        self._in_use.close()
         if not self._keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -152,7 +161,7 @@ class Ranks:
 
     def sampled(self, case: Case, *, interval_s: float | None) -> AbstractContextManager[Window]:
         """Return what reads the machine while ranks of a case run."""
-        count = case.gpu_count
+        count = case.gpus_per_node or case.gpu_count  # of this node; others are not looked at
         return sampling.window(
             gpus=[gpu.uuid for gpu in self._host.gpus[:count]],
             cores=() if self._host.gpus else self._host.cores[:count],
@@ -237,14 +246,21 @@ class Ranks:
     def _launch(self, job: Job, title: str, *, timeout_s: float | None = None) -> tuple[Sequence[RankReport], float]:
         timeout_s = timeout_s or self._options.case_timeout_s or self._profile.case_timeout_s
         session = self.start()
+        before = leftovers.look(self._gpu_bytes)
+        self.running = title
         began = time.monotonic()
         try:
             with self._watch(title, job.folder):
                 reports = session.launch(job, timeout_s=timeout_s)
-        except BaseException:
+        except BaseException as error:
             self._keep = True
+            leftovers.keep(self.folder)
+            if not isinstance(error, Exception):
+                self.renew()  # interrupted, so that its ranks still run
             raise
-        wall_s = time.monotonic() - began
+        finally:
+            wall_s = time.monotonic() - began
+            self.left += leftovers.clear(job.folder, before, gpu_bytes=self._gpu_bytes)
         shutil.rmtree(job.folder, ignore_errors=True)
         return reports, wall_s
 
@@ -255,6 +271,7 @@ class Ranks:
         facts: dict[str, Any] = {
             "case_id": case.id,
             "ranks": 1 if one else case.gpu_count,
+            "ranks_per_node": None if "ranks" in over else case.gpus_per_node,
             "devices_per_process": case.gpu_count if one else 1,
             "device_kind": self._host.device_kind,
             "backend": "nccl" if cuda else "gloo",
@@ -272,6 +289,7 @@ class Ranks:
             "device_memory_bytes": self._options.device_memory_bytes if over.get("purpose") in _LIMITED else None,
             "folder": Path(tempfile.mkdtemp(prefix=f"{case.id}-", dir=self.folder)),
             "asked_s": time.monotonic(),
+            "hang_s": self._options.hang_s,
         }
         return Job(**(facts | over))
 
@@ -290,8 +308,3 @@ class Ranks:
             normalise=settings.normalise,
             download=self._options.download,
         )
-
-
-def cache_folder() -> Path:
-    """Return where made datasets and warm starts are kept: SHARDBENCH_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("SHARDBENCH_CACHE") or platformdirs.user_cache_path("shardbench"))

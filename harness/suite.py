@@ -6,7 +6,7 @@ import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ import pytest
 from harness import host as hosts
 from harness import plant, profiles
 from harness.anatomy import links
-from harness.case import Case, combine, grid
+from harness.case import Case, combine, grid, spell
 from harness.errors import CaseError, HarnessError
 from harness.feasible import why_not
 from harness.gate import policy as policies
@@ -25,8 +25,9 @@ from harness.gate.limits import OPEN, WORSE, Word
 from harness.gate.policy import Policy
 from harness.gate.selftest import Selftest
 from harness.host import Host
+from harness.nodes import Joining
 from harness.pipeline import Outcome, Pipeline
-from harness.plugins import InputKind
+from harness.plugins import InputKind, Launcher
 from harness.profiles import ModelSettings, Profile
 from harness.ranks import RunOptions
 from harness.recording import ReplayClock
@@ -75,6 +76,8 @@ class Suite:
     """Cases that needed more memory than there was, and what they said."""
     not_stored: list[str] = field(default_factory=list)
     """Why results that were to be stored are not."""
+    interrupted: str = ""
+    """By which signal, and what ran then; nothing where the run came to its end."""
     progress: ProgressLine | None = None
     """None in a log file or in CI."""
     to_run: int = 0
@@ -108,12 +111,11 @@ SUITE = pytest.StashKey[Suite]()
 def suite_of(config: pytest.Config) -> Suite:
     """Return this run's suite, made on first asking."""
     if SUITE not in config.stash:
-        host = hosts.probe()
         plugins = tuple(config.getoption("bench_plugins"))
         registry = discover(plugins, studies=True)
-        registry.find("launchers", config.getoption("launcher"))
+        host = _host(config, registry.find("launchers", config.getoption("launcher")))
         benches = config.rootpath / "benches"
-        known = profiles.load(benches / "profiles.toml")
+        known = profiles.load(benches / "profiles.toml", *config.getoption("bench_profiles"))
         profile = profiles.choose(known, config.getoption("profile"), device_kind=host.device_kind)
         profiles.refuse_unknown(profile, models=registry.models, studies=registry.studies)
         study = _study(config, profile, registry)
@@ -129,6 +131,7 @@ def suite_of(config: pytest.Config) -> Suite:
             plugins=plugins,
             launcher=config.getoption("launcher"),
             case_timeout_s=config.getoption("case_timeout"),
+            hang_s=config.getoption("hang_timeout"),
             reference=config.getoption("reference"),
             recertify=config.getoption("recertify"),
             accounted=config.getoption("accounted") or forecast is not None,
@@ -163,6 +166,7 @@ def suite_of(config: pytest.Config) -> Suite:
             cases=tuple(
                 named_cases(config.args, start=config.invocation_params.dir, benches=benches, registry=registry)
             ),
+            named=f"{config.getoption('keyword')} {config.getoption('markexpr')}",
         )
         config.stash[SUITE] = Suite(
             host=host,
@@ -177,6 +181,22 @@ def suite_of(config: pytest.Config) -> Suite:
             progress=progress,
         )
     return config.stash[SUITE]
+
+
+def _host(config: pytest.Config, launcher: Launcher) -> Host:
+    joining = Joining(
+        nodes=config.getoption("nnodes"),
+        rdzv_endpoint=config.getoption("rdzv_endpoint"),
+        srun=config.getoption("srun"),
+    )
+    for option, given, launchers in (
+        ("--nnodes", joining.nodes, ("slurm", "torchrun")),
+        ("--rdzv-endpoint", joining.rdzv_endpoint, ("torchrun",)),
+        ("--srun", joining.srun, ("slurm",)),
+    ):
+        if given and launcher.name not in launchers:
+            raise HarnessError(f"{option} says nothing to the launcher {launcher.name}: --launcher {launchers[0]}")
+    return hosts.probe() if launcher.probe is None else launcher.probe(joining)
 
 
 def _study(config: pytest.Config, profile: Profile, registry: Registry) -> StudyRun | None:
@@ -267,21 +287,47 @@ def params(wanted: Grid, suite: Suite, file: Path) -> Iterator[Any]:
                 yield _param(case.id, case.axes, suite.profile.settings(models[case.model]), suite)
         return
     settings = {name: suite.profile.settings(model) for name, model in models.items()}
-    cells = grid(
-        models=models,
-        strategies=suite.registry.strategies,
-        gpu_counts=wanted.gpu_counts,
-        batch_sizes={name: of_model.batch_sizes for name, of_model in settings.items()},
-    )
+    batch_sizes = {name: of_model.batch_sizes for name, of_model in settings.items()}
     made: set[str] = set()
-    for cell, tokens in itertools.product(cells, suite.selection.variants):
-        name = "-".join((cell.id, *tokens))
-        made.add(name)
-        yield _param(name, cell.axes | combine(tokens), settings[cell.model], suite)
+    sizes: list[tuple[int | None, Iterable[int]]] = [(None, wanted.gpu_counts), *_over_nodes(wanted, suite).items()]
+    for per_node, counts in sizes:
+        cells = grid(
+            models=models,
+            strategies=[
+                name
+                for name, strategy in suite.registry.strategies.items()
+                # On a single node only to say why not, if it was named.
+                if per_node or strategy.hierarchy is None or name in suite.selection.named
+            ],
+            gpu_counts=counts,
+            batch_sizes=batch_sizes,
+        )
+        for cell, tokens in itertools.product(cells, suite.selection.variants):
+            own = combine(tokens)
+            if own.setdefault("gpus_per_node", per_node) != per_node:
+                continue
+            name = "-".join((cell.id, *filter(None, itertools.starmap(spell, own.items()))))
+            if name in made:
+                continue
+            made.add(name)
+            yield _param(name, cell.axes | own, settings[cell.model], suite)
     for place, case in suite.selection.cases:
         if place == file and case.model in models and case.id not in made:
             made.add(case.id)
             yield _param(case.id, case.axes, settings[case.model], suite)
+
+
+def _over_nodes(wanted: Grid, suite: Suite) -> dict[int, list[int]]:
+    """Return the GPU counts that fill several nodes, by the GPUs of each: of the host's nodes, or of a size named."""
+    each, nodes = suite.host.devices_per_node, len(suite.host.nodes)
+    powers = itertools.takewhile(lambda count: count < nodes, (2**n for n in itertools.count(1)))
+    filled = {count * each: None for count in (*powers, nodes)} if nodes > 1 else {}
+    named = {axes["gpus_per_node"] for axes in map(combine, suite.selection.variants) if "gpus_per_node" in axes}
+    found = {each: list(filled)} if filled else {}
+    for per_node in sorted(named):
+        counts = dict.fromkeys(sorted({*wanted.gpu_counts, *filled}))
+        found[per_node] = [count for count in counts if count > per_node and count % per_node == 0]
+    return found
 
 
 def _param(name: str, axes: dict[str, Any], settings: ModelSettings, suite: Suite) -> Any:

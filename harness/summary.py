@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from harness.anatomy import outlook
 from harness.anatomy.ceilings import best_busbw_bytes_per_s
-from harness.anatomy.links import fabric
 from harness.anatomy.roofline import roof
 from harness.baselines import ACCEPT
-from harness.case import Case
 from harness.errors import StoreError
 from harness.report import (
+    answer,
     budget,
     certificates,
     equivalence,
@@ -27,21 +26,27 @@ from harness.report import (
     trained,
     verdicts,
 )
-from harness.results import Result
+from harness.report.lines import wrapped
+from harness.report.reported import Run
+from harness.reporting import links_of
 from harness.studying import StudyRun
 from harness.suite import Suite
 
 Section = tuple[str, Iterable[str]]
 
 
-def sections(suite: Suite, *, strike: Callable[[str], str], full: bool = False) -> Iterator[Section]:
-    """Yield title and lines of each section that has something to say.
+def sections(suite: Suite, run: Run, *, strike: Callable[[str], str], full: bool, reported: bool) -> Iterator[Section]:
+    """Yield title and lines of each section that has something to say: the answer first, what to do next last.
 
     Args:
         suite: the run.
+        run: the same as reports tell it.
         strike: strikes a figure through.
         full: whether cases without anything to say are told one by one too.
+        reported: whether the run is written as a report besides.
     """
+    if suite.outcomes or run.broken:
+        yield "the answer", answer.render(run)
     if suite.outcomes or suite.out_of_memory:
         yield (
             "results",
@@ -88,7 +93,7 @@ def sections(suite: Suite, *, strike: Callable[[str], str], full: bool = False) 
         yield "where the time goes", budget.render(traces, **_beside(suite))
         yield "against the machine", roofline.render([outcome.result for outcome in suite.outcomes])
     if suite.options.forecast and suite.outcomes:
-        yield "forecast", _forecast(suite, suite.options.forecast)
+        yield "forecast", _forecast(suite, run)
     if explainer.found:
         limit = suite.options.device_memory_bytes
         yield "the largest batch", fitting.render(explainer.found, device_memory_bytes=limit)
@@ -96,6 +101,13 @@ def sections(suite: Suite, *, strike: Callable[[str], str], full: bool = False) 
         yield f"the study {suite.study.study.name}", _study(suite, suite.study)
     if suite.options.seeds > 1 and suite.outcomes:
         yield f"accuracy over {suite.options.seeds} seeds", _over_seeds(suite)
+    if suite.said:
+        yield "the harness itself", [line for sentence in suite.said for line in wrapped(sentence)]
+    ran = suite.outcomes or suite.said or run.broken or run.out_of_memory
+    if run.skipped or (suite.left_out and ran):
+        yield "not run", _not_run(suite, run)
+    if steps := answer.next_steps(run, reported=reported):
+        yield "what to do next", answer.commands(steps)
 
 
 def _study(suite: Suite, run: StudyRun) -> Iterator[str]:
@@ -128,33 +140,20 @@ def _beside(suite: Suite) -> dict[str, Any]:
     }
 
 
-def _forecast(suite: Suite, links: str) -> Iterator[str]:
-    results, strategies = [outcome.result for outcome in suite.outcomes], suite.registry.strategies
-    own = next((one.ceilings for one in sorted(results, key=_gpus, reverse=True) if _has_links(one)), None)
-    backend = "gloo" if suite.host.device_kind == "cpu" else "nccl"
-    if links == "measured":
-        if own is None:
-            yield "no links were measured: run a case with 2 GPUs too, or name links: --forecast nvlink4"
-            return
-        made, reasons = outlook.forecasts(results, strategies, outlook.measured_fabric(own), backend=backend)
-    else:
-        made, reasons = outlook.forecasts(results, strategies, fabric(links), backend="nccl")
-    yield from forecast.render(made)
-    yield from (f"no forecast: {reason}" for reason in reasons)
-    if own is not None:
+def _forecast(suite: Suite, run: Run) -> Iterator[str]:
+    yield from forecast.render(run.forecasts)
+    yield from (f"no forecast: {reason}" for reason in run.not_forecast)
+    if (own := links_of(run.outcomes)) is not None:
         yield ""
-        found = outlook.check(results, strategies, outlook.measured_fabric(own), backend=backend)
+        found = outlook.check(
+            [outcome.result for outcome in run.outcomes],
+            suite.registry.strategies,
+            outlook.measured_fabric(own),
+            backend="gloo" if suite.host.device_kind == "cpu" else "nccl",
+        )
         yield from forecast.validation(
             "checked: predicted from fewer ranks, and measured in this run", found, unit="ms"
         )
-
-
-def _gpus(result: Result) -> int:
-    return Case.parse(result.case_id).gpu_count
-
-
-def _has_links(result: Result) -> bool:
-    return result.ceilings is not None and bool(result.ceilings.sweeps) and not result.oversubscribed
 
 
 def _over_seeds(suite: Suite) -> Iterator[str]:
@@ -163,16 +162,9 @@ def _over_seeds(suite: Suite) -> Iterator[str]:
         yield from equivalence.render(scores if metric.scores else {}, metric=metric)
 
 
-def rest(suite: Suite, skips: Sequence[str]) -> Iterator[str]:
-    """Yield what benchmarks of the harness found, what was skipped and why, and what was left out."""
-    yield from suite.said
-    if skips:
-        yield ""
-        yield "skipped"
-        yield from terminal.skipped(skips)
+def _not_run(suite: Suite, run: Run) -> Iterator[str]:
+    """Yield what was skipped and why, and what a plain run leaves out."""
+    yield from terminal.skipped(run.skipped.values())
     if suite.left_out:
-        yield ""
         words = ", ".join(f"{word} ({count})" for word, count in sorted(suite.left_out.items()))
-        yield from terminal.wrapped(
-            f"left out: {words}; name one to run it (-k {min(suite.left_out)}), or give --matrix full"
-        )
+        yield from wrapped(f"left out: {words}; name one to run it (-k {min(suite.left_out)}), or give --matrix full")

@@ -35,7 +35,15 @@ def _own_cache(tmp_path_factory):
     """The embedded data are made once for all tests, away from the user's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHARDBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        # The tests' own small runs wait for each other, and for nobody's real one.
+        patch.setenv("SHARDBENCH_LOCKS", str(tmp_path_factory.mktemp("locks")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_width(monkeypatch):
+    """Lines are as wide as the terminal; the tests' own is the same whoever runs them."""
+    monkeypatch.setenv("COLUMNS", "100")
 
 
 @pytest.fixture(scope="session")
@@ -44,10 +52,10 @@ def make_pipeline():
     sys.path.insert(0, str(Path(__file__).parent))
     opened = []
 
-    def make(*, images=TINY, detection=TINY, **options) -> Pipeline:
+    def make(*, images=TINY, detection=TINY, host=None, **options) -> Pipeline:
         options.setdefault("plugins", ("plugins_for_tests",))
         pipeline = Pipeline(
-            host=hosts.probe(),
+            host=host or hosts.probe(),
             registry=discover(options["plugins"]),
             profile=Profile(name="tiny", about="", case_timeout_s=60, kinds={"images": images, "detection": detection}),
             options=RunOptions(**options),

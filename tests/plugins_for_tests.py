@@ -45,34 +45,18 @@ def _kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _write_nonsense():
-    from harness.worker import rank
-
-    rank.write_report = lambda report, path: path.write_text('{"rank": 1, "steps": [NaN')
-
-
 def _report_nothing():
     from harness.worker import rank
 
     rank.write_report = lambda report, path: None
 
 
-def _lose_the_number():
-    import torch
-
-    # A loss that is no number, from parameters that are none.
-    torch.nn.functional.cross_entropy = lambda logits, labels: logits.sum() * float("nan")
-
-
 _FAULTS = {
     "raises": _raise,
     "exits": partial(os._exit, 7),
     "killed": _kill,
-    "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "hangs": partial(time.sleep, 3600),
-    "nonsense": _write_nonsense,
     "silent": _report_nothing,
-    "diverges": _lose_the_number,
 }
 BROKEN = tuple(
     Strategy(name=name, shard=partial(_broken, fault), devices=frozenset({"cpu", "cuda"}))

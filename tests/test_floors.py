@@ -12,7 +12,9 @@ HARNESS = Path(__file__).parents[1] / "harness"
 
 FLOORS = (
     # words
-    {"errors", "source", "writing"},
+    {"escaping"},
+    {"errors", "cache", "source", "writing", "progress", "flight"},
+    {"reading"},
     {"records", "units", "plant", "published"},
     {"case", "results", "certificate"},
     # contracts
@@ -26,24 +28,26 @@ FLOORS = (
     # one rank from start to report
     {"worker"},
     # parent
-    {"host", "store", "gate", "anatomy", "sampling"},
-    {"launchers", "baselines", "selftest", "figures", "frames", "evidence"},
+    {"nodes"},
+    {"host", "leftovers", "store", "gate", "anatomy", "sampling"},
+    {"launchers", "baselines", "selftest", "figures", "frames", "evidence", "told", "devices"},
     # flow
-    {"proof", "studies"},
-    {"feasible", "certifier", "explainer", "sampler", "trainings"},
+    {"proof", "studies", "history", "comparing"},
+    {"feasible", "certifier", "explainer", "sampler", "trainings", "finished"},
     {"ranks"},
     {"accepted"},
     {"judging", "timekeeper"},
     {"pipeline"},
     # what a person reads of the flow's outcomes
-    {"report"},
+    {"report", "audit"},
     # the command line
     {"commands"},
     {"__main__"},
     # pytest
-    {"command_line", "recording", "selection", "studying", "vanished"},
+    {"command_line", "recording", "rerun", "selection", "studying", "vanished"},
     {"suite"},
-    {"fixtures", "summary"},
+    {"fixtures", "reporting", "exclusive"},
+    {"summary"},
     {"pytest_plugin"},
 )
 """A room is a module or a folder of harness/. It imports itself and what is on the floors above in this list."""
@@ -62,6 +66,8 @@ TORCH_FAMILY = {
     "torchmetrics",
     "matplotlib",
     "pandas",
+    "jinja2",
+    "markupsafe",
 }
 
 MODULES = {path.relative_to(HARNESS).with_suffix("").as_posix(): path for path in sorted(HARNESS.rglob("*.py"))}

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 HEAVY = ("torch", "torchvision", "deepspeed", "fairscale", "transformers", "sklearn", "scipy", "numpy", "PIL")
-HEAVY += ("pandas", "pycocotools", "matplotlib")
+HEAVY += ("pandas", "pycocotools", "matplotlib", "jinja2", "markupsafe")
 
 TELL = f"""
 import sys

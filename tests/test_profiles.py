@@ -199,3 +199,57 @@ def test_the_suites_own_profiles_settle_every_model_with_data_of_its_kind(name):
             assert embedded.input is model.input
     assert profile.models.keys() <= registry.models.keys()
     assert profile.kinds.keys() <= {kind.value for kind in InputKind}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Return a function that writes files of profiles, one a text, and loads them in that order."""
+
+    def read(*texts: str) -> dict[str, profiles.Profile]:
+        paths = [tmp_path / f"{number}.toml" for number in range(len(texts))]
+        for path, text in zip(paths, texts, strict=True):
+            path.write_text(text)
+        return profiles.load(*paths)
+
+    return read
+
+
+OWN = f'[made]\nabout = "made"\ncase_timeout_s = 60\n[made.kinds.images]\n{KIND}\n'
+
+
+def test_a_further_file_says_of_a_known_profile_what_is_otherwise(files):
+    more = '[made.models.net]\nepochs = 9\noptimizer = { name = "adamw" }\n'
+    plain, changed = files(OWN)["made"], files(OWN, more)["made"]
+    other = Model(name="other", input=InputKind.IMAGES, build=lambda spec: None)
+    assert (plain.settings(NET).epochs, changed.settings(NET).epochs) == (2, 9)
+    assert changed.settings(NET).optimizer.arguments == {}  # of the other optimizer nothing is left
+    assert changed.settings(other) == plain.settings(other)
+    assert changed.about == "made"
+
+
+def test_a_new_profile_may_begin_as_a_known_one_which_stays_as_it_is(files):
+    found = files(OWN, '[mine]\nbased_on = "made"\nabout = "mine"\n[mine.kinds.images]\nepochs = 9\n')
+    assert (found["mine"].name, found["mine"].about, found["mine"].case_timeout_s) == ("mine", "mine", 60)
+    assert (found["mine"].settings(NET).epochs, found["mine"].settings(NET).image_size) == (9, 16)
+    assert found["made"].settings(NET).epochs == 2
+
+
+def test_a_profile_may_begin_as_one_above_it_in_the_same_file(files):
+    assert files(OWN + '[mine]\nbased_on = "made"\n')["mine"].settings(NET).epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('[mine]\nbased_on = "mode"\n', r"based_on: no profile 'mode'; did you mean 'made'\?"),
+        ("[mine]\nbased_on = 3\n", "based_on: no profile '3'"),
+        ('[made]\nbased_on = "made2"\n', "there is a profile of that name"),
+        ("[mine]\nabout = 'x'\n", "case_timeout_s"),
+        ("mine = 3\n", "profile 'mine' in "),
+        ('[made]\nkinds = "images"\n', "profile 'made' in "),
+    ],
+)
+def test_what_a_further_file_gets_wrong_is_named_with_the_file(files, tmp_path, more, said):
+    with pytest.raises(ProfileError, match=said) as refused:
+        files(OWN, more)
+    assert str(tmp_path / "1.toml") in str(refused.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pty
@@ -11,14 +12,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import psutil
 import pytest
 
 from harness.case import Case
-from harness.recording import told_seconds
 from harness.results import result_from_json
 from harness.store import sealed
+from harness.told import told_seconds
 
 ROOT = Path(__file__).parents[1]
 TEST = "benches/test_classification.py::test_train"
@@ -84,9 +86,15 @@ def test_a_selection_runs_is_tabled_stored_and_compared(environment, tmp_path):
             for epoch in rank["epochs"]:
                 epoch["scores"] = epoch["scores"] and {"accuracy": 1.0}
     stored.write_text(json.dumps(sealed(content)))
-    worse = _run(*chosen, "--benchmark-compare")
+    told = [f"--report={tmp_path}/told{ending}" for ending in (".md", ".csv", ".parquet")]
+    worse = _run(*chosen, "--benchmark-compare", *told, f"--junitxml={tmp_path}/junit.xml")
     assert worse.returncode == 1
     assert "3 failed" in worse.stdout
+    # The answer comes before the tables, and what to do next after them.
+    parts = [worse.stdout.index(f" {title} =") for title in ("the answer", "results", "what to do next")]
+    assert parts == sorted(parts)
+    assert "3 of 3 cases got worse or failed" in worse.stdout
+    _is_reported(tmp_path, [f"tiny_net-zero{stage}-4gpu-bs8" for stage in (1, 2, 3)])
     assert "tiny_net-zero1-4gpu-bs8: regressed against the stored runs" in worse.stdout
     assert re.search(r"accuracy regressed: [\d.]+ % against 100.0 %", worse.stdout)
 
@@ -94,6 +102,23 @@ def test_a_selection_runs_is_tabled_stored_and_compared(environment, tmp_path):
     refused = _run(*chosen, "--benchmark-compare")
     assert refused.returncode == 4
     assert f"{stored} is truncated" in refused.stderr
+
+
+def _is_reported(folder: Path, cases: list[str]) -> None:
+    """Hold each kind of report to what the run found: every case lost accuracy."""
+    summary = (folder / "told.md").read_text()
+    assert "### What got worse" in summary
+    rows = list(csv.DictReader((folder / "told.csv").open()))
+    assert [row["case"] for row in rows] == cases
+    junit = {case.get("name"): case for case in ElementTree.parse(folder / "junit.xml").getroot().iter("testcase")}
+    for row in rows:
+        assert row["verdict"] == "regressed"
+        assert row["case"] in summary
+        failing = junit[f"test_train[{row['case']}]"]
+        assert "accuracy regressed" in failing.find("failure").get("message")
+        told = {one.get("name"): one.get("value") for one in failing.iter("property")}
+        assert (told["verdict"], float(told["step_ms"])) == ("regressed", float(row["step_ms"]))
+    assert (folder / "told.parquet").read_bytes()[:4] == b"PAR1"
 
 
 def test_a_run_that_cannot_be_stored_fails_and_still_shows_its_results(environment, tmp_path):
@@ -142,6 +167,11 @@ def test_a_failing_rank_fails_its_own_test_and_the_rest_of_the_run_goes_on(envir
         (("--data-root", "/nowhere/at/all"), "--data-root /nowhere/at/all is no folder"),
         (("--download",), "--download has nowhere to put the data"),
         (("--plugins", "no_such_module"), "plug-in module no_such_module cannot be imported"),
+        (
+            ("--report", "told.pdf"),
+            "report told.pdf: no report ends in '.pdf'; known: .html, .md, .csv, .parquet",
+        ),
+        (("--report", "/nowhere/at/all/told.md"), "there is no folder /nowhere/at/all"),
         (("-p", "no:benchmark"), "unrecognized arguments|needs the plugin pytest-benchmark"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

@@ -54,7 +54,7 @@ def _outcome(word="passed", *, case_id=CASE, baseline=None, memory=None, causes=
 
 
 def _failure(*arguments, **facts):
-    return list(failure(_outcome(*arguments, **facts), NODE, accept=ACCEPT))
+    return list(failure(_outcome(*arguments, **facts), f'pytest "{NODE}"', accept=ACCEPT))
 
 
 def test_a_slower_case_tells_estimate_interval_what_it_sees_and_the_commands():
@@ -67,6 +67,15 @@ def test_a_slower_case_tells_estimate_interval_what_it_sees_and_the_commands():
         f'  rerun     pytest "{NODE}" --benchmark-compare',
         f'  accept    pytest "{NODE}" {ACCEPT}',
     ]
+
+
+@pytest.mark.parametrize(("word", "causes"), [("regressed", ()), ("uncertified", ("the gradient is halved",))])
+def test_the_commit_that_made_it_worse_is_searched_from_the_one_that_was_accepted(word, causes):
+    baseline = made_baseline(made_result(CASE))
+    known = replace(baseline, level=tuple(replace(stored, commit="0123456789abcdef") for stored in baseline.level))
+    lines = _failure(word, time=SLOWER, baseline=known, causes=causes)
+    assert lines[-1] == f'  bisect    tools/bisect --good 0123456789ab -- "{NODE}"'
+    assert not any("bisect" in line for line in _failure(word, time=SLOWER, baseline=baseline, causes=causes))
 
 
 def test_figures_that_differ_exactly_are_its_causes():

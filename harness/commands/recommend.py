@@ -5,18 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from harness import store
 from harness.anatomy.advice import Candidate, Effort, advise, effort
-from harness.anatomy.telemetry import disturbance
-from harness.case import Case
 from harness.errors import HarnessError, StoreError, unknown
-from harness.plugins import Metric
 from harness.registry import Registry, discover
 from harness.report.advice import render
-from harness.store import Stored
+from harness.report.answer import candidate
 from harness.units import bytes_of
 
 NAME = "recommend"
@@ -73,27 +69,7 @@ def read(file: Path, registry: Registry) -> list[Candidate]:
     stored = [one for one in (store.unpack(b, where=file.name) for b in benchmarks) if one is not None]
     if not stored:
         raise StoreError(f"{file} holds no case of this suite; store a run with pytest benches --benchmark-save")
-    return [_candidate(one, registry.metrics) for one in stored]
-
-
-def _candidate(stored: Stored, metrics: Mapping[str, Metric]) -> Candidate:
-    result, certificate = stored.result, stored.certificate
-    scores = (metric.value(result, stored.reference) for metric in metrics.values() if metric.scores is not None)
-    memory = metrics["peak_memory"].value(result, None)
-    if certificate is None:
-        why_not = "it has no certificate"
-    else:
-        why_not = "" if certificate.granted else f"not certified: {certificate.causes[0]}"
-    return Candidate(
-        case=Case.parse(result.case_id),
-        dataset=result.dataset,
-        steps_s=result.step_s,
-        memory_bytes=None if memory is None else int(memory),
-        accuracy=next((score for score in scores if score is not None), None),
-        oversubscribed=result.oversubscribed,
-        disturbed=bool(disturbance(result.watched)) if result.watched else False,
-        why_not=why_not,
-    )
+    return [candidate(one.result, one.reference, one.certificate, registry.metrics) for one in stored]
 
 
 def _asked_for(candidates: list[Candidate], arguments: argparse.Namespace) -> list[Candidate]:

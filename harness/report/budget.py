@@ -6,13 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, median
 
-from tabulate import tabulate
-
 from harness.anatomy import budget, communication
 from harness.anatomy.budget import MOST_REMAINDER, Budget
 from harness.case import Case
 from harness.records.trace import RankTrace
-from harness.report.terminal import wrapped
+from harness.report.lines import table, wrapped
 
 _LEGEND = (
     "shares of a step, mean over ranks; every moment counts once, in this order. compute: operators or kernels. comm: "
@@ -47,9 +45,8 @@ def render(
     for model, cases in by_model.items():
         yield ""
         means = {case: budget.mean(budget.budgets(traces[case])) for case in cases}
-        yield from _plain(
-            [model, *_HEAD], [_row(case, means[case], (bound or {}).get(case)) for case in cases], left=(0, 9)
-        )
+        rows = [_row(case, means[case], (bound or {}).get(case)) for case in cases]
+        yield from table([model, *_HEAD], rows, left=(0, 9), optional=(8, 7, 5))
         for case in cases:
             yield from _notes(case, means[case], traces[case])
         yield from _collectives({case: traces[case] for case in cases if len(traces[case]) > 1}, ceiling or {})
@@ -113,18 +110,11 @@ def _collectives(
     if rows:
         yield ""
         head = ["per step", "collective", "calls", "MiB", "ms", "GB/s", "of best", "hidden", "late ms"]
-        yield from _plain(head, rows, left=(0, 1))
+        yield from table(head, rows, left=(0, 1), optional=(8, 6))
         yield from wrapped(
             "  MiB: nccl-tests' sizes; ms: from when the last rank was ready; GB/s: busbw, and its share of the best "
             "of this run's sweep; hidden: behind compute of the same rank"
         )
-
-
-def _plain(head: Sequence[str], cells: Sequence[Sequence[str]], *, left: Sequence[int]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    rows = [list(head), ["-" * width for width in widths], *map(list, cells)]
-    align = ["left" if i in left else "right" for i in range(len(head))]
-    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align).splitlines()
 
 
 def _added(traces: Sequence[RankTrace]) -> float:

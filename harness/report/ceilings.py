@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tabulate import tabulate
-
 from harness.anatomy import ceilings as anatomy
 from harness.case import Precision
 from harness.records.ceilings import Ceilings
-from harness.report.terminal import wrapped
+from harness.report.lines import table, wrapped
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 
@@ -29,11 +27,11 @@ def render(measured: Sequence[Ceilings]) -> Iterator[str]:
         [str(one.ranks), *(_flops(anatomy.peak_flops_per_s(one, name)) for name in _PRECISIONS), _copy(one)]
         for one in measured
     ]
-    yield from _plain(head, rows)
+    yield from table(head, rows, left=())
     rows = [row for one in measured for row in _sweeps(one)]
     if rows:
         yield ""
-        yield from _plain(["ranks", "collective", "busbw", "at", "latency", "off by"], rows)
+        yield from table(["ranks", "collective", "busbw", "at", "latency", "off by"], rows, left=(1,))
 
 
 def _sweeps(ceilings: Ceilings) -> Iterator[list[str]]:
@@ -60,8 +58,3 @@ def _rate(bytes_per_s: float) -> str:
 
 def _flops(per_s: float | None) -> str:
     return "n/a" if per_s is None else f"{per_s / 1e9:.4g} GFLOP/s"
-
-
-def _plain(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    align = ["left" if title == "collective" else "right" for title in head]
-    yield from tabulate(rows, headers=head, tablefmt="simple", disable_numparse=True, colalign=align).splitlines()

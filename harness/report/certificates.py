@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from harness.case import Case
 from harness.certificate import Certificate
-from harness.report.terminal import wrapped
+from harness.report.lines import table, wrapped
 
 _LEGEND = (
     "bit-equal: losses, parameters, buffers and optimizer state are the reference's, bit for bit; a number: within "
@@ -60,11 +60,8 @@ def _table(model: str, of_model: dict[Case, Certificate]) -> Iterator[str]:
         ]
         for name, row in rows.items()
     ]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    align = ["left", *("left" for _ in counts), *("right" for _ in several)]
-    yield from tabulate(
-        [head, ["-" * width for width in widths], *cells], tablefmt="plain", disable_numparse=True, colalign=align
-    ).splitlines()
+    # What is sent is said of the smaller counts too, so the last go first.
+    yield from table(head, cells, left=range(len(counts) + 1), optional=range(len(head) - 1, len(counts), -1))
 
 
 def sends(certificate: Certificate, ranks: int) -> str:

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from harness.case import Case
 from harness.gate.equivalence import ALPHA, Equivalence, Interval, compare
 from harness.plugins import Metric
-from harness.report.terminal import wrapped
+from harness.report.lines import wrapped
 
 Scores = Mapping[Case, Sequence[float | None]]
 Pairs = Mapping[tuple[str, str], Equivalence]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from tabulate import tabulate
-
 from harness.anatomy.fitting import MOST, RESOLUTION, Largest
 from harness.case import Case
-from harness.report.terminal import wrapped
+from harness.report.lines import table, wrapped
 
 
 def render(found: Mapping[Case, Largest], *, device_memory_bytes: int | None) -> Iterator[str]:
@@ -37,5 +35,4 @@ def render(found: Mapping[Case, Largest], *, device_memory_bytes: int | None) ->
             ]
         )
     head = ["case", "batch per GPU", "images/s", "beyond", "tried"]
-    align = ["left", "right", "right", "left", "right"]
-    yield from tabulate(rows, headers=head, tablefmt="simple", disable_numparse=True, colalign=align).splitlines()
+    yield from table(head, rows, left=(0, 3), optional=(4,))

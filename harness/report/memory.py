@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from statistics import median
 
 from harness.anatomy.memory import STATE, MemoryFigures
-from harness.report.terminal import wrapped
+from harness.report.lines import wrapped
 
 _HEAD = ("par", "grad", "opt", "mast", "buf", "rest", "work", "peak", "rk", "state", "shard")
 _LEGEND = (

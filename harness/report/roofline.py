@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from tabulate import tabulate
-
 from harness.anatomy.roofline import roof
 from harness.case import Case
 from harness.records.ceilings import Ceilings
 from harness.report import ceilings as report
-from harness.report.terminal import wrapped
+from harness.report.lines import table, wrapped
 from harness.results import Result
 
 _HEAD = ("GFLOP", "GFLOP/s", "MFU", "GB", "GB/s", "of copy", "loader/s", "used")
@@ -39,11 +37,8 @@ def render(results: Iterable[Result]) -> Iterator[str]:
     for model, of_model in by_model.items():
         rows = [_row(result) for result in of_model]
         head = [model, *_HEAD]
-        rule = ["-" * max(map(len, column)) for column in zip(head, *rows, strict=True)]
         yield ""
-        yield from tabulate(
-            [head, rule, *rows], tablefmt="plain", disable_numparse=True, colalign=["left"] + ["right"] * len(_HEAD)
-        ).splitlines()
+        yield from table(head, rows, optional=(4, 6))
         for result in of_model:
             found = roof(result)
             if found and found.loader_share is not None and found.loader_share > 1:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tabulate import tabulate
-
 from harness.gate.policy import Policy
 from harness.gate.selftest import LEAST_IN_ALL, WHITE_Z, Scatter, Selftest
-from harness.report.terminal import wrapped
+from harness.report.lines import table, wrapped
 
 
 def render(found: Selftest, *, policy: Policy) -> Iterator[str]:
@@ -21,7 +19,7 @@ def render(found: Selftest, *, policy: Policy) -> Iterator[str]:
     if found.cases:
         head = ["case", "processes", "differ by", "rounds by", "lag 1", "trend", "sees", "held to itself"]
         rows = [_row(name, one) for name, one in found.cases.items()]
-        yield from tabulate(rows, headers=head, tablefmt="simple", disable_numparse=True).splitlines()
+        yield from table(head, rows, left=(0, len(head) - 1), optional=(5, 4, 3))
     yield from wrapped(
         "Unchanged code: the ratio of a case's step to the same work beside it. differ by: standard deviation of the "
         "means of processes; lag 1, trend: their autocorrelation, and correlation with their order; sees: the slowdown "

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from tabulate import tabulate
-
 from harness.anatomy.telemetry import Figures, Spread, disturbance, figures
 from harness.case import Case
 from harness.records.telemetry import Telemetry
-from harness.report.terminal import wrapped
+from harness.report.lines import table, wrapped
 
 _NOT_MEASURED = "n/a"
 _GPU_HEAD = ("busy", "memory", "power", "hottest", "SM clock", "throttled", "J/image")
@@ -38,7 +36,7 @@ def render(telemetry: Mapping[Case, Telemetry]) -> Iterator[str]:
         derived = {case: figures(telemetry[case]) for case in cases}
         on_gpus = any(found.gpus for found in derived.values())
         head, row, legend = (_GPU_HEAD, _gpu_row, _GPU_LEGEND) if on_gpus else (_CPU_HEAD, _cpu_row, _CPU_LEGEND)
-        yield from _plain([model, *head], [[_short(case), *row(derived[case])] for case in cases])
+        yield from table([model, *head], [[_short(case), *row(derived[case])] for case in cases], optional=(5, 3))
         yield from wrapped(f"  {legend}")
         for case in cases:
             for reason in disturbance(telemetry[case]):
@@ -120,13 +118,6 @@ def _most(spreads: Sequence[Spread | None], show: Callable[[float], str]) -> str
 
 def _spans(telemetry: Telemetry) -> bool:
     return len(telemetry.readings) > 1 and telemetry.readings[-1].at_s > telemetry.readings[0].at_s
-
-
-def _plain(head: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    rows = [list(head), ["-" * width for width in widths], *map(list, cells)]
-    align = ["left", *("right" for _ in head[1:])]
-    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=align).splitlines()
 
 
 def _short(case: Case) -> str:

@@ -1,26 +1,31 @@
-"""The table at the end of a run: one for each model, and in words what it was measured on."""
+"""The table at the end of a run: one for each model, and in words what it was measured on.
+
+It is as wide as the terminal: where that is narrow, columns that nothing is gated by go first, and are named.
+"""
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
-
-from tabulate import tabulate
 
 from harness.anatomy.telemetry import disturbance
 from harness.case import Case
+from harness.certificate import Certificate
 from harness.host import Host
 from harness.pipeline import Outcome, reference_of
 from harness.plugins import Metric
 from harness.profiles import Profile
+from harness.report.lines import table, wrapped
 from harness.results import Result
 
 _SHARED = "*"
 _DISTURBED = "!"
-_WIDTH = 100
+SAME = "same: trains as one plain process does, = bit for bit, ~ within rounding, NO not at all"
+_LEGEND = f"effic.: speedup / GPUs (the batch per GPU is kept: weak scaling). {SAME}"
+_NAMED = 3
+"""More cases that something holds for are counted."""
 _LOADER_BOUND = 0.1
 """The share of a step from which on waiting for data is told; in a sound run it is a few hundredths."""
 
@@ -33,10 +38,6 @@ def plain_strike(text: str) -> str:
 def terminal_strike(text: str) -> str:
     """Return the text as a terminal strikes it through (ECMA-48, SGR 9)."""
     return f"\x1b[9m{text}\x1b[0m"
-
-
-def _visible(text: str) -> int:
-    return len(re.sub(r"\x1b\[\d+m", "", text))
 
 
 def render(
@@ -68,7 +69,6 @@ def render(
         by_model[case.model] += []
     yield from wrapped(f"profile {profile.name}: {profile.about}")
     yield from wrapped(f"machine {host.name}: {host.describe()}")
-    rows: list[tuple[Case, Result, Result | None, str]]
     for model, of_model in by_model.items():
         full = {case: text for case, text in out_of_memory.items() if case.model == model}
         yield ""
@@ -78,50 +78,67 @@ def render(
             yield from wrapped(f"  weights: {_weights([outcome.result for outcome in of_model])}")
         else:
             yield f"{model}: no case fits"
-        rows = [(outcome.case, outcome.result, outcome.reference, outcome.verdict.word) for outcome in of_model]
+        rows = [Row(one.case, one.result, one.reference, one.verdict.word, same(one.certificate)) for one in of_model]
         for case_id, result in extra.items():
             case = Case.parse(case_id)
-            if case.model == model and case not in {row[0] for row in rows}:
-                rows.append((case, result, result, "reference"))
+            if case.model == model and case not in {row.case for row in rows}:
+                rows.append(Row(case, result, result, "reference", ""))
         yield from _table(rows, ordered, full=full, strike=strike)
         yield from _notes(of_model)
         for text in full.values():
             yield from wrapped(f"  {text}")
+    if outcomes:
+        yield ""
+        yield from wrapped(_LEGEND)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a model's table."""
+
+    case: Case
+    result: Result
+    reference: Result | None
+    word: str
+    """Its verdict."""
+    same: str
+    """Whether it trains as the reference does, as `same` says it."""
+
+
+def same(certificate: Certificate) -> str:
+    """Return in a sign how closely a case trains as the reference does; the notes explain it."""
+    if not certificate.granted:
+        return "NO"
+    return "=" if certificate.found == "bit-equal" else "~"
 
 
 def _table(
-    rows: Sequence[tuple[Case, Result, Result | None, str]],
-    metrics: Sequence[Metric],
-    *,
-    full: Iterable[Case],
-    strike: Callable[[str], str],
+    rows: Sequence[Row], metrics: Sequence[Metric], *, full: Collection[Case], strike: Callable[[str], str]
 ) -> Iterator[str]:
-    values = [[metric.value(result, reference) for metric in metrics] for _, result, reference, _ in rows]
+    values = [[metric.value(row.result, row.reference) for metric in metrics] for row in rows]
     shown = [i for i in range(len(metrics)) if any(row[i] is not None for row in values)]
-    head = ["case", *(metrics[i].title for i in shown), "verdict"]
-    cells = []
-    for (case, result, _, word), row in zip(rows, values, strict=True):
-        line = [_short(case) + _mark(result)]
-        for i in shown:
-            value = row[i]
-            text = "n/a" if value is None else metrics[i].show(value)
-            # A speed that may not be compared is shown as one that does not count.
-            if word == "uncertified" and metrics[i].timed and value is not None:
-                text = strike(text)
-            line.append(text)
-        cells.append([*line, word])
-    cells += [[_short(case), *("-" for _ in shown), "out of memory"] for case in full]
-    # The rule is a row of its own: under a head of its own, tabulate makes every column two wider than it need be.
-    widths = [max(map(_visible, column)) for column in zip(head, *cells, strict=True)]
-    rule = ["-" * width for width in widths]
-    align = ["left", *("right" for _ in shown), "left"]
-    yield from tabulate([head, rule, *cells], tablefmt="plain", colalign=align, disable_numparse=True).splitlines()
+    cells = [
+        [
+            _short(row.case) + _mark(row.result),
+            *(_cell(metrics[i], of[i], row, strike) for i in shown),
+            row.same,
+            row.word,
+        ]
+        for row, of in zip(rows, values, strict=True)
+    ]
+    cells += [[_short(case), *("-" for _ in shown), "", "out of memory"] for case in full]
+    head = ["case", *(metrics[i].title for i in shown), "same", "verdict"]
+    # What nothing is gated by goes first, of either kind the last column first, and what the clock is gated by never.
+    places = [(metrics[i].layer is not None, -place) for place, i in enumerate(shown, 1) if metrics[i].layer != "time"]
+    optional = [-place for _, place in sorted(places)]
+    yield from table(head, cells, left=(0, len(head) - 2, len(head) - 1), optional=optional)
 
 
-def wrapped(line: str) -> list[str]:
-    """Return the line broken between words to what a terminal shows, what follows indented."""
-    indent = " " * (len(line) - len(line.lstrip()))
-    return textwrap.wrap(line, _WIDTH, subsequent_indent=indent + "  ", break_on_hyphens=False)
+def _cell(metric: Metric, value: float | None, row: Row, strike: Callable[[str], str]) -> str:
+    if value is None:
+        return "n/a"
+    # A speed that may not be compared is shown as one that does not count.
+    return strike(metric.show(value)) if row.word == "uncertified" and metric.timed else metric.show(value)
 
 
 def _mark(result: Result) -> str:
@@ -143,7 +160,8 @@ def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
         f"{_short(outcome.case)} ({'; '.join(why)})" for outcome in outcomes if (why := _disturbed(outcome.result))
     ]
     if disturbed:
-        yield from wrapped(f"  {_DISTURBED} disturbed while it was timed: {', '.join(disturbed)}")
+        more = f" and {len(disturbed) - _NAMED} more" if len(disturbed) > _NAMED else ""
+        yield from wrapped(f"  {_DISTURBED} disturbed while it was timed: {', '.join(disturbed[:_NAMED])}{more}")
     waiting = [
         f"{share:.0%} of the step waits for data in {_short(outcome.case)}"
         for outcome in outcomes
@@ -154,9 +172,9 @@ def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
     if waiting:
         yield from wrapped(f"  loader-bound: {', '.join(waiting)}; raise loader_workers in the profile")
     if any(outcome.result.oversubscribed for outcome in outcomes):
-        yield f"  {_SHARED} more ranks than cores: it ran, but its timing says little and is not gated"
+        yield from wrapped(f"  {_SHARED} more ranks than cores: it ran, but its timing says little and is not gated")
     if any(outcome.verdict.word == "uncertified" for outcome in outcomes):
-        yield "  struck through: not certified to do the same training, so its speed says nothing"
+        yield from wrapped("  struck through: not certified to do the same training, so its speed says nothing")
     for outcome in outcomes:
         exact = outcome.verdict.exact
         if exact is not None and exact.versions:
@@ -164,9 +182,7 @@ def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
             yield from wrapped(f"  {_short(outcome.case)}: changed, as versions did: {changes}")
     references = sorted({reference_of(outcome.case).id for outcome in outcomes if outcome.reference is not None})
     if references:
-        yield from wrapped(
-            f"  speedup against {', '.join(references)}; effic. = speedup / GPUs (batch per GPU kept: weak scaling)"
-        )
+        yield from wrapped(f"  speedup against {', '.join(references)}")
     for note, count in Counter(outcome.reference_note for outcome in outcomes if outcome.reference_note).items():
         yield from wrapped(f"  {note}" + (f" ({count} cases)" if count > 1 else ""))
 

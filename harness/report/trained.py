@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from harness.plugins import Metric
-from harness.report.terminal import wrapped
+from harness.report.lines import wrapped
 from harness.results import Result
 
 

@@ -6,37 +6,36 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 
-from tabulate import tabulate
-
 from harness.anatomy import budget
 from harness.anatomy.budget import WORDS, Budget
 from harness.gate.policy import Policy
 from harness.gate.timing import Effect, sees
 from harness.pipeline import Outcome
 from harness.report import certificates, memory
-from harness.report.terminal import wrapped
+from harness.report.lines import table, wrapped
 
 _LEAST_GROWTH_S = 1e-4
 """A part of the step that grew by less is not named as a cause."""
 
 
-def failure(outcome: Outcome, nodeid: str, *, accept: str) -> Iterator[str]:
+def failure(outcome: Outcome, again: str, *, accept: str) -> Iterator[str]:
     """Yield why a case fails or could not be judged, what may be the cause, and the commands to go on with.
 
     Args:
         outcome: of the case.
-        nodeid: of its test.
+        again: the command that runs its test again.
         accept: the options that make what was measured the new baseline.
     """
     verdict, case = outcome.verdict, outcome.case
     if not outcome.certificate.granted:
         yield from certificates.refusal(outcome.certificate)
-        yield _line("rerun", f'pytest "{nodeid}"')
+        yield _line("rerun", again)
+        yield from _search(outcome, again)
         return
     if outcome.memory is not None and outcome.memory.causes:
         yield f"{case}: its memory is not what {case.strategy} must keep"
         yield from memory.notes(outcome.memory)
-        yield _line("rerun", f'pytest "{nodeid}" --accounted')
+        yield _line("rerun", f"{again} --accounted")
         return
     yield f"{case}: {_headline(outcome)}"
     if verdict.time is not None:
@@ -51,8 +50,10 @@ def failure(outcome: Outcome, nodeid: str, *, accept: str) -> Iterator[str]:
     if verdict.note:
         yield _line("note", verdict.note)
     yield from _baseline(outcome)
-    yield _line("rerun", f'pytest "{nodeid}" --benchmark-compare')
-    yield _line("accept", f'pytest "{nodeid}" {accept}')
+    yield _line("rerun", f"{again} --benchmark-compare")
+    yield _line("accept", f"{again} {accept}")
+    if verdict.word == "regressed":
+        yield from _search(outcome, again)
 
 
 def causes(outcome: Outcome) -> Iterator[str]:
@@ -94,7 +95,7 @@ def render(
             "a case's step against the same work in a plain loop beside it"
         )
     yield from (line for sentence in said for line in wrapped(f"note: {sentence}"))
-    seen = [effect.mde for outcome in timed if (effect := _primary(outcome)) is not None]
+    seen = [effect.mde for outcome in timed if (effect := primary(outcome)) is not None]
     if seen:
         yield from wrapped(
             f"a case sees a slowdown of {sees(min(seen))} to {sees(max(seen))}, half of them {sees(median(seen))} "
@@ -104,13 +105,12 @@ def render(
     if told:
         yield ""
         head = ["case", "verdict", "step", "95 % interval", "sees"]
-        rows = map(_row, told)
-        yield from tabulate(rows, headers=head, tablefmt="simple", disable_numparse=True).splitlines()
+        yield from table(head, [*map(_row, told)], left=(0, 1), optional=(4, 1))
     # What is true of many cases is said once.
     reasons: dict[str, list[str]] = {}
     for outcome in outcomes:
-        if outcome.verdict.word not in _PLAIN and (why := _why(outcome)):
-            reasons.setdefault("; ".join(why), []).append(outcome.case.id)
+        if outcome.verdict.word not in _PLAIN and (sentences := why(outcome)):
+            reasons.setdefault("; ".join(sentences), []).append(outcome.case.id)
     for reason, cases in reasons.items():
         names = ", ".join(cases) if len(cases) <= _NAMED else f"{len(cases)} cases"
         yield from wrapped(f"  {names}: {reason}")
@@ -124,17 +124,17 @@ _NAMED = 3
 def _tells(outcome: Outcome) -> bool:
     """Return whether a case has more to say than why its time was not looked at."""
     word = outcome.verdict.word
-    return word not in _PLAIN and (word != "unresolved" or _primary(outcome) is not None)
+    return word not in _PLAIN and (word != "unresolved" or primary(outcome) is not None)
 
 
-def _primary(outcome: Outcome) -> Effect | None:
+def primary(outcome: Outcome) -> Effect | None:
     """Return the effect that a case's row shows."""
     time = outcome.verdict.time
     return next((one for one in time.effects if one.view in ("same work", "machine")), None) if time else None
 
 
 def _row(outcome: Outcome) -> list[str]:
-    effect = _primary(outcome)
+    effect = primary(outcome)
     return [
         outcome.case.id,
         outcome.verdict.word,
@@ -144,7 +144,8 @@ def _row(outcome: Outcome) -> list[str]:
     ]
 
 
-def _why(outcome: Outcome) -> list[str]:
+def why(outcome: Outcome) -> list[str]:
+    """Return every reason for a verdict, a sentence each; none where nothing is known beyond its word."""
     time = outcome.verdict.time
     return [*(time.reasons if time else ()), *_figures(outcome), *causes(outcome)]
 
@@ -186,6 +187,13 @@ def _baseline(outcome: Outcome) -> Iterator[str]:
         newest = level[0].result
         runs = f", and {len(level) - 1} earlier of its level" if len(level) > 1 else ""
         yield _line("baseline", f"{level[0].where}{runs}: {newest.host}, torch {newest.versions.get('torch', 'n/a')}")
+
+
+def _search(outcome: Outcome, again: str) -> Iterator[str]:
+    """Yield how the commit is found that made a case worse, where it is known which one was good."""
+    level, test = outcome.baseline.level, again.removeprefix("pytest ")
+    if level and level[0].commit and test.startswith('"benches'):  # the tool is in the folder of the suite
+        yield _line("bisect", f"tools/bisect --good {level[0].commit[:12]} -- {test}")
 
 
 def _line(name: str, text: str) -> str:
