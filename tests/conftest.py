@@ -30,6 +30,28 @@ TINY = {
 }
 
 
+def pytest_addoption(parser):
+    """Take the option of the weekly run."""
+    parser.addoption("--slow", action="store_true", help="run the tests too that are marked slow")
+
+
+def pytest_configure(config):
+    """Register the marker."""
+    config.addinivalue_line(
+        "markers", "slow: left out without --slow, for it takes long and others promise nearly as much"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is slow, unless it is asked for or named by its id."""
+    if config.getoption("--slow") or any("::" in str(one) for one in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """The embedded data are made once for all tests, away from the user's own."""

@@ -125,6 +125,7 @@ def test_its_strategy_foretells_the_memory_of_plain_replication(monkeypatch):
         assert flat.memory(share) == whole_memory(share)
 
 
+@pytest.mark.slow
 def test_its_launcher_starts_ranks_that_meet_and_names_the_one_that_fails(monkeypatch, make_pipeline):
     monkeypatch.syspath_prepend(PROJECT)
     pipeline = make_pipeline(plugins=("plugins_for_tests", "shapebench.plugins"), launcher="nice")

@@ -24,7 +24,7 @@ def _share(rank, **over):
     return Share(**(facts | over))
 
 
-@pytest.mark.parametrize("strategy", ["hsdp", "zero3_hpz"])
+@pytest.mark.parametrize("strategy", ["hsdp", pytest.param("zero3_hpz", marks=pytest.mark.slow)])
 def test_it_trains_as_one_process_does_and_keeps_and_moves_what_is_predicted(strategy, make_pipeline, share, pipeline):
     """`mortal_net` has a weight above the size from which ZeRO-3 shards."""
     over = share(make_pipeline(plugins=("plugins_for_tests", "mortal_plugins"), accounted=True), pipeline)

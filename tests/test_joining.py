@@ -55,6 +55,7 @@ def _below(pid):
     return [p for p in psutil.Process(pid).children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow
 def test_torchrun_over_two_machines_trains_as_on_one_and_names_the_one_that_disappears(make_pipeline, pipeline):
     port = _port()
     joining = Joining(nodes=2, rdzv_endpoint=f"127.0.0.1:{port}")

@@ -134,7 +134,7 @@ def test_one_plug_in_seen_in_two_modules_is_one(module):
     [
         ("models", "resnet81", "no model 'resnet81'; did you mean 'resnet18'?"),
         ("strategies", "zero", "no strategy 'zero'; did you mean 'zero"),
-        ("launchers", "qqq", "no launcher 'qqq'; known: namespaces, torchrun, warm"),
+        ("launchers", "qqq", "no launcher 'qqq'; known: namespaces, slurm, torchrun, warm"),
     ],
 )
 def test_an_unknown_name_gets_a_suggestion(kind, name, message):
