@@ -33,6 +33,8 @@ from harness.plugins import Metric
 from harness.results import EpochReport, Memory
 from harness.writing import whole
 
+_HELD: set[Path] = set()
+"""Locks that this process has."""
 _EPOCH = re.compile(r"epoch-([1-9]\d*)")
 _LIBRARIES = ("torch", "torchvision", "deepspeed", "fairscale", "transformers")
 _OWN_TO_A_RUN = (
@@ -168,10 +170,15 @@ def write(folder: Path, rank: int, kept: Callable[[str], Kept], tensors: Callabl
 def held(checkpoints: Path) -> Iterator[None]:
     """Let no other run write to a folder of kept epochs while the block runs; a holder's end, however, frees it.
 
+    What this process holds already is its own: a run may train a case more than once, one training after the other.
+
     Raises:
         StoreError: another run holds it, or the lock cannot be made.
     """
-    file = checkpoints.with_name(f"{checkpoints.name}.lock")
+    file = checkpoints.with_name(f"{checkpoints.name}.lock").absolute()
+    if file in _HELD:
+        yield
+        return
     try:
         checkpoints.parent.mkdir(parents=True, exist_ok=True)
         opened = file.open("a+", encoding="utf-8")
@@ -189,7 +196,11 @@ def held(checkpoints: Path) -> Iterator[None]:
         opened.truncate(0)
         opened.write(str(os.getpid()))
         opened.flush()
-        yield
+        _HELD.add(file)
+        try:
+            yield
+        finally:
+            _HELD.discard(file)
 
 
 def digest_of(file: Path) -> str:

@@ -172,13 +172,22 @@ def test_the_measured_steps_are_those_of_one_process(began, steps, first):
 
 def test_two_runs_do_not_keep_one_training_at_once(tmp_path):
     folder = tmp_path / "checkpoints" / "net-ddp-1gpu-bs8-seed0"
-    with (
-        checkpoints.held(folder),
-        pytest.raises(StoreError, match=rf"process {os.getpid()} keeps the training net-ddp-1gpu-bs8-seed0 .*--resume"),
-        checkpoints.held(folder),
-    ):
-        pass
-    with checkpoints.held(folder), checkpoints.held(folder.with_name("other-seed0")):
+    code = (
+        "import pathlib, sys\n"
+        "from harness import checkpoints\n"
+        f"with checkpoints.held(pathlib.Path({str(folder)!r})):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    root = Path(checkpoints.__file__).parents[1]
+    with subprocess.Popen([sys.executable, "-c", code], cwd=root, text=True, stdin=-1, stdout=-1) as other:
+        assert other.stdout.readline() == "held\n"
+        says = rf"process {other.pid} keeps the training net-ddp-1gpu-bs8-seed0 .*--resume"
+        with pytest.raises(StoreError, match=says), checkpoints.held(folder):
+            pass
+        other.communicate("")
+    # A run may train a case twice.
+    with checkpoints.held(folder), checkpoints.held(folder), checkpoints.held(folder.with_name("other-seed0")):
         pass
 
 
