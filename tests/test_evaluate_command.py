@@ -126,6 +126,7 @@ def test_transformers_reads_what_was_saved_of_its_model(trained, models, learner
     assert right / 360 == pytest.approx(result.test_scores["accuracy"], abs=2 / 360)
 
 
+@pytest.mark.slow
 def test_a_detector_with_frozen_norms_scores_its_own_map_again(learner, make_pipeline, share, command, models):
     case = Case.parse("fasterrcnn_r18-fsdp2-1gpu-bs2")
     result = share(make_pipeline(detection=SCENES, save_model=models, plugins=()), learner).fresh(case)

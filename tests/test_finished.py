@@ -146,6 +146,7 @@ def _run(locks: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_a_scheduler_ended_goes_on_where_it_was_and_ends_without_a_trace(tmp_path):
     """In one test, since each of its runs is some seconds of starting."""
     kept = Path(os.environ["SHARDBENCH_CACHE"], "finished", "smoke")

@@ -60,6 +60,7 @@ def test_a_failing_rank_is_named_with_its_cause_and_the_next_case_runs(pipeline,
     assert len(result.ranks) == 2
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_ended_at_the_timeout_with_the_stacks_of_all(make_pipeline):
     pipeline = make_pipeline(case_timeout_s=12)
     with pytest.raises(WorkerFailed) as failure:

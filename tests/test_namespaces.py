@@ -87,6 +87,7 @@ def test_what_a_killed_run_left_is_removed_and_nobody_elses():
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
+@pytest.mark.slow
 @needs_namespaces
 def test_ranks_train_over_links_as_they_do_without_and_a_killed_one_is_named(make_pipeline, pipeline, monkeypatch):
     monkeypatch.setenv("SHARDBENCH_LINK", "1gbit")

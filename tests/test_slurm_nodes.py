@@ -88,6 +88,7 @@ def test_closing_leaves_nothing_on_any_node(nodes, slurm):
     assert soon(lambda: not slurm.of_node("n1") + slurm.of_node("n2"))
 
 
+@pytest.mark.slow
 def test_a_batch_job_runs_pytest_over_its_nodes_and_stores_which(slurm, tmp_path):
     """The job script that users have, in an allocation of its own."""
     log = tmp_path / "job.log"

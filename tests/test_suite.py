@@ -307,6 +307,7 @@ def test_an_accounted_run_holds_memory_to_its_prediction_and_names_a_leak(enviro
     assert re.search(r"^leaky-2gpu-bs8!? .* mispredicted$", run.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_forecast_is_made_and_held_to_what_was_measured(environment):
     run = _run("-k", "tiny_net and ddp and (1gpu or 2gpu)", "--forecast")
     assert run.returncode == 0, run.stdout + run.stderr
