@@ -40,9 +40,8 @@ class Trainings:
     saved_to: Path | None = None
     """Folder in which the best model of each is saved; None saves none."""
     _finished: list[Path] = field(default_factory=list)
-    _held: set[Path] = field(default_factory=set)
-    """Folders that no other run may write to."""
     _locks: ExitStack = field(default_factory=ExitStack)
+    """Of folders that no other run may write to."""
 
     def train(self, case: Case, title: str, **over: Any) -> tuple[Sequence[RankReport], float, str]:
         """Train a case; returns the reports, the seconds it took, and what became of an earlier training of it.
@@ -57,9 +56,8 @@ class Trainings:
         if not (self.resume or (self._finishes and not over.get("seed"))):
             return *self.launch(case, title, **over), ""
         folder = self._folder(case, over.get("seed", 0))
-        if self.resume and folder not in self._held:
+        if self.resume:
             self._locks.enter_context(checkpoints.held(folder))
-            self._held.add(folder)
         facts = self.facts(case, **over)
         begin_from, wrong = checkpoints.newest(folder, facts) if self.resume else (None, "")
         if begin_from is None:
@@ -114,7 +112,6 @@ class Trainings:
         for folder in self._finished:
             checkpoints.forget(folder)
         self._locks.close()
-        self._held.clear()
 
     def _refuse_untested(self, case: Case) -> None:
         data = self.data(case)
