@@ -1,7 +1,7 @@
 """The faults that a run must survive, as one list; what became of each, as `docs/faults.md` shows it.
 
 Each is planted for real: in a rank of a case under a plain and under a sharded strategy, or in the run around it.
-`benches/test_faults.py` tries them all, `tests/test_fault_table.py` the quick ones.
+`benches/test_drill.py` tries them all, `tests/test_fault_table.py` the quick ones.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from harness.anatomy.advice import Advice, Candidate, advise
 from harness.anatomy.telemetry import disturbance
@@ -19,8 +19,6 @@ from harness.results import Result
 
 INTERRUPTED = 2
 """pytest's exit status."""
-_SLOWDOWN = 0.1
-"""How much slower than the fastest the leanest may be, as a share."""
 _NAMED = 5
 """Of cases that got worse or did not run; the others are counted."""
 
@@ -74,19 +72,20 @@ def reason(outcome: Outcome) -> str:
 
 def advices(run: Run) -> list[Advice]:
     """Return what to take of each model: of its cases with a core or GPU for each rank, those on the most of them."""
-    candidates = [
-        candidate(one.result, one.reference, one.certificate, run.registry.metrics)
-        for one in run.outcomes
-        if not one.result.oversubscribed
-    ]
     found: dict[str, Advice] = {}
-    for advice in advise(candidates, slowdown=_SLOWDOWN):
+    for advice in advised(run, [one for one in run.outcomes if not one.result.oversubscribed]):
         # One alone is no choice.
         if len(advice.counted) > 1:
             known = found.setdefault(advice.model, advice)
             if (advice.gpu_count, len(advice.counted)) > (known.gpu_count, len(known.counted)):
                 found[advice.model] = advice
     return list(found.values())
+
+
+def advised(run: Run, outcomes: Iterable[Outcome]) -> list[Advice]:
+    """Return what to take of each model on each number of GPUs, of some cases of a run."""
+    metrics = run.registry.metrics
+    return advise([candidate(one.result, one.reference, one.certificate, metrics) for one in outcomes])
 
 
 def heading(advice: Advice) -> str:

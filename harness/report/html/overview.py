@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from harness.anatomy.advice import Advice, Candidate, advise, gib, told_apart
+from harness.anatomy.advice import Advice, Candidate, gib, told_apart
 from harness.figures.figure import MISSING
 from harness.figures.palette import look_of
 from harness.report import answer
 from harness.report.html.tables import kind_of
 from harness.report.reported import Run
 
-_SLOWDOWN = 0.1
-"""How much slower than the fastest the leanest may be, as a share."""
 _NAMED = 3
 """Of strategies that are not told apart; the others are counted."""
 
@@ -114,20 +112,17 @@ def _failed(run: Run) -> Iterator[Failed]:
     for outcome in run.worse:
         test = run.tests.get(outcome.case, outcome.case.id)
         said = run.failed.get(test, "")
-        yield Failed(name=outcome.case.id, why=answer.reason(outcome), said=said, rerun=_rerun(test))
+        yield Failed(name=outcome.case.id, why=answer.reason(outcome), said=said, rerun=_rerun(run, test))
     for test, said in run.broken.items():
-        yield Failed(name=test, why=said.partition("\n")[0], said=said, rerun=_rerun(test))
+        yield Failed(name=test, why=said.partition("\n")[0], said=said, rerun=_rerun(run, test))
 
 
-def _rerun(test: str) -> str:
-    return f'pytest "{test}" --benchmark-compare'
+def _rerun(run: Run, test: str) -> str:
+    return f"{run.rerun(test)} --benchmark-compare"
 
 
 def _choices(run: Run) -> Iterator[Choice]:
-    candidates = [
-        answer.candidate(one.result, one.reference, one.certificate, run.registry.metrics) for one in run.outcomes
-    ]
-    for advice in advise(candidates, slowdown=_SLOWDOWN):
+    for advice in answer.advised(run, run.outcomes):
         shared = any(one.oversubscribed for one in advice.counted)
         yield Choice(
             model=advice.model,
