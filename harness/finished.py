@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from harness import certificate as certificates
+from harness import reading
 from harness.case import Case
 from harness.certificate import Certificate
 from harness.errors import StoreError
@@ -63,7 +64,7 @@ class FinishedCases:
         if case not in self._looked:
             self._looked.add(case)
             try:
-                packed = json.loads(self._file(case).read_bytes())
+                packed = reading.read(self._file(case), kind="finished case", mend="its case is run again")
                 self._take(case, packed)
             except FileNotFoundError:
                 pass
