@@ -16,9 +16,9 @@ from harness.anatomy.telemetry import disturbance
 from harness.case import Case
 from harness.gate import chance, exact, limits, portable
 from harness.gate.contrasts import Contrast, Timed, gather, theta
+from harness.gate.doubts import moved
 from harness.gate.observations import Process, View, observe
 from harness.gate.policy import FALSE_ALARMS, MOST_DISTURBED, POWER_Z
-from harness.gate.screening import moved
 from harness.metrics import timing
 from harness.plugins import Metric
 from harness.records.samples import Samples

@@ -20,7 +20,7 @@ from harness.gate.policy import FALSE_ALARMS_OF_CASE, named
 from harness.gate.screening import suspects_of
 from harness.gate.timing import TimeVerdict, _p_value, judge_time, screen
 from harness.proof.rates import CASES, Count, rates
-from harness.proof.simulator import BUSY, QUIET, SHARED, Suite, gate
+from harness.proof.simulator import BUSY, ELSEWHERE, QUIET, SHARED, Suite, gate
 
 NIGHTLY = named("nightly")
 
@@ -48,12 +48,23 @@ def _finds(found, effect, promised):
     return found.power[effect].bounds(0.99)[1] > promised
 
 
-@pytest.mark.parametrize("world", [QUIET, BUSY, SHARED], ids=lambda world: world.name)
+@pytest.mark.parametrize("world", [QUIET, BUSY, SHARED, ELSEWHERE], ids=lambda world: world.name)
 @pytest.mark.parametrize("stored_runs", [1, 3])
 def test_unchanged_suites_are_not_red(world, stored_runs):
     found = _rates(world=world, stored_runs=stored_runs, suites=15)
     assert not _cries_wolf(found)
     assert found.false_alarms.bounds()[1] < 0.01
+
+
+def test_a_gate_that_takes_another_machine_speed_for_the_code_cries_wolf(monkeypatch):
+    monkeypatch.setattr("harness.gate.doubts._with_machine", lambda shift, evidence: None)
+    assert _cries_wolf(_rates(world=ELSEWHERE, suites=15))
+
+
+def test_a_slower_model_is_found_beside_the_accepted_code_whatever_the_speed_of_the_machine():
+    found = _rates(world=ELSEWHERE, paired=True, planted=12).models
+    assert (found.of, found.bounds(0.99)[1] > 0.9) == (12, True)
+    assert found.events > _rates(world=ELSEWHERE, planted=12).models.events
 
 
 @pytest.mark.parametrize("policy", ["pr", "release"])

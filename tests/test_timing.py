@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -119,6 +120,38 @@ def test_what_slows_the_case_and_its_plain_loop_alike_is_found_against_the_kerne
     verdict = judge_time(_suite(changed={"c3": both}), NIGHTLY)["c3"]
     assert verdict.word == "regressed"
     assert verdict.reasons[0].startswith("machine: +")
+
+
+@pytest.mark.parametrize(("kernels", "model"), [(1.3, 1.2), (0.8, 1.2), (1.6, 1.4)])
+def test_on_a_machine_at_another_speed_what_slows_the_case_and_its_plain_loop_alike_is_not_resolved(kernels, model):
+    both = {"case": math.log(model * kernels), "plain": math.log(model * kernels), "kernels": math.log(kernels)}
+    verdict = judge_time(_suite(changed={"c3": both}), NIGHTLY)["c3"]
+    assert (verdict.word, verdict.processes_needed) == ("unresolved", NIGHTLY.confirm_processes)
+    said = r"machine: [+-]\d\.\d% but for what the plain loop moved .*another machine speed"
+    assert re.match(said, verdict.reasons[0])
+
+
+def test_on_a_machine_at_another_speed_a_slower_case_is_found_all_the_same():
+    slow = {"case": math.log(1.2 * 1.3 * 1.1), "plain": math.log(1.2 * 1.3), "kernels": math.log(1.3)}
+    verdict = judge_time(_suite(changed={"c3": slow}), NIGHTLY)["c3"]
+    assert verdict.word == "regressed"
+    assert verdict.reasons[0].startswith("same work: +")
+
+
+def test_on_a_machine_at_another_speed_the_accepted_code_beside_the_candidate_tells():
+    slow = {"case": math.log(1.2 * 1.3), "plain": math.log(1.2 * 1.3), "kernels": math.log(1.3)}
+    same = {"case": math.log(1.3), "plain": math.log(1.3), "kernels": math.log(1.3)}
+    accepted = {f"c{number}": same for number in range(12)}
+    verdict = judge_time(_suite(changed=accepted | {"c3": slow}, accepted=accepted), NIGHTLY)["c3"]
+    assert (verdict.word, verdict.unpaired) == ("regressed", False)
+
+
+def test_a_speedup_is_not_lost_to_a_base_whose_plain_loop_alone_moved_with_the_machine():
+    speed = {kind: math.log(0.7) for kind in ("case", "plain", "kernels")}
+    base = {"case": math.log(0.7 * 0.85), "plain": math.log(0.7 * 0.85), "kernels": math.log(0.7)}
+    changed = {f"c{number}": speed for number in range(1, 12)} | {"c0": base}
+    words = _words(_suite(changed=changed))
+    assert _others(words, "c0") == {"unresolved"}
 
 
 def test_a_case_that_seems_slower_since_its_reference_became_faster_is_not_resolved():

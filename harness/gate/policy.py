@@ -32,6 +32,12 @@ MOST_DISTURBED = 0.20
 """Of a case's new processes: of those that were disturbed, or did not settle."""
 MOVED_Z = 3.09
 """Of a control, which nobody changed: one in 1000 in either direction by chance, and by more than its theta."""
+UNLIKE = 1.5
+"""A plain loop that moved by at most so many times what the kernels did, as logarithms, may have moved with the
+machine: one at another speed is seldom that for kernels and models alike. One evening kernels took 1.35 times as long
+as when they were stored, and one model's plain loop of many 1.28 times as long as they."""
+UNLIKE_Z = 1.5
+"""How many standard errors of a wall time are added to what the kernels were seen to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.gate import chance
 from harness.gate.contrasts import Contrast, Contrasts, Timed, cut, theta
+from harness.gate.doubts import moved
 from harness.gate.observations import View
-from harness.gate.policy import MOST_SUSPECTS, MOVED_Z, SCREEN_Z, THETA
+from harness.gate.policy import MOST_SUSPECTS, SCREEN_Z
 
 JUDGED: tuple[View, ...] = ("same work", "machine", "speedup", "wall")
 
@@ -72,14 +72,6 @@ def _odd(cases: Mapping[str, Timed], evidence: Mapping[str, Contrasts], suspects
             f"the frozen references moved against each other in {len(shifted)} of {len(cases)} cases: "
             "the machine is not in the state of the stored runs; run again"
         )
-
-
-def moved(evidence: Contrasts) -> float | None:
-    """Return by how much, a logarithm, the plain loop moved against the kernels, where that is no chance."""
-    control = evidence.whole.get("control")
-    if control is None or abs(control.loss) <= math.log1p(THETA["control"]):
-        return None
-    return control.loss if abs(control.z()) > MOVED_Z else None
 
 
 def tested(case: str, evidence: Contrasts, found: Screen) -> set[View]:

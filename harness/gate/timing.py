@@ -16,9 +16,10 @@ from typing import Literal
 
 from harness.gate import chance, detectable
 from harness.gate.contrasts import Contrasts, Timed, correlation, cut, gather, theta
+from harness.gate.doubts import doubts_of, losses_of_the_machine
 from harness.gate.observations import View
-from harness.gate.policy import CREEP_ALARMS, FALSE_ALARMS, FALSE_ALARMS_OF_CASE, MOST_DISTURBED, MOVED_Z, Policy
-from harness.gate.screening import JUDGED, Screen, Suspect, moved, primary, suspects_of, tested
+from harness.gate.policy import CREEP_ALARMS, FALSE_ALARMS, FALSE_ALARMS_OF_CASE, MOVED_Z, Policy
+from harness.gate.screening import JUDGED, Screen, Suspect, primary, suspects_of, tested
 
 TimeWord = Literal["passed", "regressed", "improved", "unresolved", "incomparable", "new"]
 
@@ -86,7 +87,7 @@ def judge_time(cases: Mapping[str, Timed], policy: Policy) -> dict[str, TimeVerd
     confirmed = {one for worse in (True, False) for one in _confirmed(cases, evidence, found, alarms, worse=worse)}
     pending = {one.case for one in found.suspects if one.worse and one.view not in evidence[one.case].fresh}
     verdicts = {
-        case: _verdict(case, timed, evidence[case], policy, alarms, confirmed, found, case in pending)
+        case: _verdict(case, timed, evidence, policy, alarms, confirmed, found, case in pending)
         for case, timed in cases.items()
     }
     return {
@@ -165,13 +166,14 @@ def _p_value(suspect: Suspect, timed: Timed, evidence: Contrasts, sign: int) -> 
 def _verdict(
     case: str,
     timed: Timed,
-    evidence: Contrasts,
+    everyone: Mapping[str, Contrasts],
     policy: Policy,
     alarms: float,
     confirmed: Collection[Suspect],
     found: Screen,
     pending: bool,
 ) -> TimeVerdict:
+    evidence = everyone[case]
     if not timed.level:
         return TimeVerdict(word="new")
     if not timed.new:
@@ -190,12 +192,17 @@ def _verdict(
             word="incomparable", effects=effects, reasons=notes or ("no ratio to a reference is stored",)
         )
     worse = {one.view for one in confirmed if one.case == case and one.worse}
-    if doubts := tuple(_doubts(timed, evidence, slower="machine" in worse)):
+    main_fresh = evidence.fresh.get(primary(evidence))
+    paired = main_fresh is not None and main_fresh.paired
+    base = everyone.get(timed.base or "") if "speedup" in worse else None
+    machines = {} if paired else dict(losses_of_the_machine(timed, evidence, base, worse))
+    worse -= machines.keys()
+    doubts = tuple(doubts_of(timed, evidence, slower="machine" in worse))
+    if doubts or (machines and not worse):
+        doubts = (*machines.values(), *doubts)
         again = policy.confirm_processes
         return TimeVerdict(word="unresolved", effects=effects, reasons=doubts, processes_needed=again)
     told = {effect.view: effect for effect in effects}
-    main_fresh = evidence.fresh.get(primary(evidence))
-    paired = main_fresh is not None and main_fresh.paired
     if "wall" in worse and "machine" in evidence.fresh and evidence.fresh["machine"].loss <= theta("wall", timed):
         # Net of the kernels the tripwire is not reached; the machine view itself has the rest.
         worse.remove("wall")
@@ -248,21 +255,6 @@ def _views(timed: Timed) -> set[View]:
 def _changed_references(timed: Timed) -> list[str]:
     ours, theirs = timed.new[0].references, [one.references for run in timed.level for one in run]
     return [name for name, digest in ours.items() if all(one.get(name) != digest for one in theirs)]
-
-
-def _doubts(timed: Timed, evidence: Contrasts, *, slower: bool) -> Iterator[str]:
-    """Yield why nothing that was measured can be judged."""
-    count = len(timed.new)
-    unsettled = sum(not one.settled for one in timed.new)
-    if unsettled > MOST_DISTURBED * count:
-        yield f"{unsettled} of {count} processes did not settle in their warm-up"
-    disturbed = [one for one in timed.new if one.disturbed]
-    if len(disturbed) > MOST_DISTURBED * count:
-        yield f"{len(disturbed)} of {count} processes were disturbed: {disturbed[0].disturbed[0]}"
-    shift = moved(evidence)
-    # That a case slowed down with its plain loop says that the model did, or what both run on: no doubt, a finding.
-    if shift is not None and not (shift > 0 and slower):
-        yield f"the plain loop moved {math.expm1(shift):+.1%} against the kernels, though the code of both is frozen"
 
 
 def _effects(

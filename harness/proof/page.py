@@ -8,7 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from harness.gate.policy import CREEP_RUNS, FALSE_ALARMS_OF_CASE
-from harness.proof.rates import CASES, CREPT, EFFECTS, Count, Rates, figures
+from harness.proof.rates import CASES, CREPT, EFFECTS, MODEL, Count, Rates, figures
 from harness.proof.simulator import WORLDS, World
 from harness.writing import whole
 
@@ -51,11 +51,12 @@ def page(found: list[Rates], *, suites: int, seed: int) -> Iterator[str]:
     yield (
         "Stored: runs of the level, of five processes each; paired: suspects are confirmed beside the accepted code. "
         f"Creep: {CREPT:.0%} slower in equal parts over the level, judged from {CREEP_RUNS} runs on. Sees: the "
-        "smallest effect that a case says it sees."
+        f"smallest effect that a case says it sees. Model: a case whose model is {MODEL:.0%} slower, and its plain "
+        "loop with it, so that the kernels alone tell."
     )
     yield ""
     head = ["policy", "world", "stored", "false alarms a case", "red runs", *(f"finds {e:.0%}" for e in EFFECTS)]
-    head += [f"creep of {CREPT:.0%}"]
+    head += [f"model {MODEL:.0%}", f"creep of {CREPT:.0%}"]
     rows = [_row(one) for one in found]
     yield from tabulate(rows, [*head, "sees", "unresolved", "processes"], tablefmt="github").splitlines()
     yield ""
@@ -82,6 +83,11 @@ def _world(world: World) -> str:
     parts = [f"rounds scatter by {world.rounds:.0%}, processes by {world.process:.1%}, runs by {world.run:.1%}"]
     if world.slow:
         parts.append(f"{world.slow:.0%} of processes have a stretch that differs by {world.stretch:.0%}")
+    if world.other:
+        parts.append(
+            f"the judged run's kernels at another speed, by {world.other:.0%}, and each plain loop by another "
+            f"{world.unlike:.0%} of that"
+        )
     return f"{', '.join(parts)}; Student's t with {world.tail:g} degrees of freedom; {world.ranks} rank(s)"
 
 
@@ -94,6 +100,7 @@ def _row(one: Rates) -> list[str]:
         _share(one.false_alarms),
         _share(one.reds),
         *power,
+        f"{one.models.rate:.0%}",
         f"{one.crept.rate:.0%}" if one.crept.of else "n/a",
         f"{one.mde:.1%}",
         f"{one.unresolved.rate:.0%}",

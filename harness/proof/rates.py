@@ -18,6 +18,8 @@ EFFECTS = (0.02, 0.03, 0.05, 0.10)
 """Slowdowns that are planted, as shares."""
 CREPT = 0.05
 """A slowdown in equal parts over all runs of a level, of which none shows alone."""
+MODEL = 0.20
+"""A slowdown of a model, which its plain loop has too."""
 CASES = 20
 """Of a suite."""
 
@@ -59,6 +61,8 @@ class Rates:
     unresolved: Count
     power: dict[float, Count]
     """Slowed cases that regressed, by slowdown, in suites in which one case in five is slowed."""
+    models: Count
+    """Cases whose model was slowed by `MODEL`, that regressed, in the same suites."""
     crept: Count
     """Cases that became slower by `CREPT` over the level, and regressed; none where drifts are not judged."""
     coverage: dict[View, Count]
@@ -115,7 +119,7 @@ def rates(
         paired: whether the accepted code can be run beside the candidate.
         rule: what is to be proved.
     """
-    reds = alarms = improvements = unresolved = crept = Count()
+    reds = alarms = improvements = unresolved = models = crept = Count()
     made = partial(_suite, policy, world, stored_runs, paired)
     coverage: dict[View, Count] = {}
     power = dict.fromkeys(EFFECTS, Count())
@@ -140,9 +144,11 @@ def rates(
         processes += sum(len(timed.new) for timed in suite.cases.values())
     # The first case is the base of all speedups.
     slowed = dict(zip(list(unchanged)[1:], EFFECTS, strict=False))
+    model = list(unchanged)[len(EFFECTS) + 1]
     for number in range(planted):
         changes = unchanged | {case: math.log1p(effect) for case, effect in slowed.items()}
-        verdicts = rule(made((seed, 1, number), changes))
+        verdicts = rule(made((seed, 1, number), changes, models={model: math.log1p(MODEL)}))
+        models += Count(verdicts[model].word == "regressed", 1)
         for case, effect in slowed.items():
             power[effect] += Count(verdicts[case].word == "regressed", 1)
         if stored_runs >= CREEP_RUNS:
@@ -159,6 +165,7 @@ def rates(
         false_improvements=improvements,
         unresolved=unresolved,
         power=power,
+        models=models,
         crept=crept,
         coverage=coverage,
         mde=sorted(smallest)[len(smallest) // 2] if smallest else math.nan,
@@ -174,6 +181,7 @@ def _suite(
     seed: tuple[int, ...],
     changes: Mapping[str, float],
     crept: Mapping[str, float] | None = None,
+    models: Mapping[str, float] | None = None,
 ) -> Suite:
     import numpy as np
 
@@ -185,6 +193,7 @@ def _suite(
         stored_runs=stored_runs,
         stored_processes=5,
         crept=crept or {},
+        models=models or {},
         paired=paired,
     )
 

@@ -4,6 +4,8 @@ Rounds are drawn, as logarithms, from what was seen in 47 processes of an unchan
 (`gate_runs`). Of log(step / the same step) single rounds scatter by 13 to 15 %, white and all but normal; processes by
 .7 % beside that. The step against kernels scatters as much in a round, and by 2.8 % between processes. `QUIET` is
 that; `BUSY` has more of a process's own, slow stretches and longer tails; `SHARED` is two ranks on two cores.
+`ELSEWHERE` is what one evening showed: the machine took 1.7 times as long as when the level was stored, and some models
+more so than the kernels.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from harness.gate.timing import TimeVerdict, judge_time, needs_more, screen
 if TYPE_CHECKING:
     import numpy as np
 
-    _Drawn = tuple[np.ndarray, np.ndarray]
-    """What a run does to each case against the same work, and to the same work against the kernels."""
+    _Drawn = tuple[np.ndarray, np.ndarray, np.ndarray]
+    """What a run does to each case against the same work, to that against the kernels, and to the kernels."""
 
 ROUND_S = 0.08
 """Of the recorded step, its twin and two kernels."""
@@ -46,6 +48,10 @@ class World:
     stretch: float = 0.0
     """By how much."""
     ranks: int = 1
+    other: float = 0.0
+    """By how much the kernels of the judged run are slower, or faster, than those of the stored ones."""
+    unlike: float = 0.0
+    """What part of that the same work of each case has beside it."""
 
 
 QUIET = World(name="quiet", rounds=0.14, process=0.007)
@@ -53,7 +59,8 @@ BUSY = World(name="busy", rounds=0.16, process=0.015, tail=5, slow=0.2, stretch=
 SHARED = World(
     name="two ranks on two cores", rounds=0.20, process=0.06, kernels=0.04, tail=8, slow=0.2, stretch=0.15, ranks=2
 )
-WORLDS = (QUIET, BUSY, SHARED)
+ELSEWHERE = replace(QUIET, name="another machine speed", other=0.4, unlike=0.4)
+WORLDS = (QUIET, BUSY, SHARED, ELSEWHERE)
 
 
 @dataclass(kw_only=True)
@@ -69,6 +76,8 @@ class Suite:
     stored_processes: int
     crept: Mapping[str, float] = field(default_factory=dict)
     """What cases became slower by since the first run of the level, in equal parts, as a logarithm."""
+    models: Mapping[str, float] = field(default_factory=dict)
+    """What the model of each case became slower by, which its plain loop runs too, as a logarithm."""
     paired: bool = False
     """Whether the accepted code can be run beside the candidate, if the policy asks for it."""
     cases: dict[str, Timed] = field(default_factory=dict)
@@ -77,6 +86,7 @@ class Suite:
         names = list(self.slowed)
         self._agents = 0
         self._wild = self.random.lognormal(0, 0.25, len(names))
+        self._day = 0 * self._wild, 0.0
         rounds = self._rounds(self.policy.rounds_s)
         history = [
             self._processes(
@@ -84,8 +94,13 @@ class Suite:
             )
             for ago in range(1, self.stored_runs + 1)
         ]
+        if self.world.other:
+            speed = self.random.normal(0, self.world.other)
+            self._day = speed * self.random.normal(0, self.world.unlike, len(names)), speed
         self._state = self._run(len(names))
-        new = self._processes(names, self.policy.processes, rounds, self._state, self.slowed, confirms=False)
+        new = self._processes(
+            names, self.policy.processes, rounds, self._state, self.slowed, confirms=False, models=self.models
+        )
         self.cases = {
             name: Timed(
                 new=new[name],
@@ -115,7 +130,7 @@ class Suite:
     def _add(self, names: list[str], count: int, run: _Drawn, *, beside: _Drawn | None = None) -> None:
         rounds = self._rounds(self.policy.confirm_rounds_s)
         self._agents += 1
-        fresh = self._processes(names, count, rounds, run, self.slowed, confirms=True)
+        fresh = self._processes(names, count, rounds, run, self.slowed, confirms=True, models=self.models)
         # The accepted code is that of the run that began the level.
         began = self._then(self.stored_runs)
         other = self._processes(names, count, rounds, beside, began, confirms=True) if beside else {}
@@ -131,7 +146,8 @@ class Suite:
         """Draw what a run does: half of it to all cases alike."""
         own = self.random.normal(0, self.world.run, count) + self.random.normal(0, self.world.run)
         kernels = self.random.normal(0, self.world.kernels_run)
-        return own / 2**0.5, kernels + 0 * own
+        work, speed = self._day
+        return own / 2**0.5, kernels + work, 10 * kernels + speed + 0 * own
 
     def _processes(
         self,
@@ -142,14 +158,16 @@ class Suite:
         slowed: Mapping[str, float],
         *,
         confirms: bool,
+        models: Mapping[str, float] = {},
     ) -> dict[str, tuple[Process, ...]]:
         at = [list(self.slowed).index(name) for name in names]
         shape = (len(at), count)
         wild = self._wild[at]
         shift = run[0][at] + [slowed.get(name, 0.0) for name in names]
         case = self._drawn(shape, rounds, self.world.process, wild) + shift[:, None, None]
-        kernels = self._drawn(shape, rounds, self.world.kernels, 1 + 0 * wild) + run[1][at][:, None, None]
-        machine = self.random.normal(0, 0.15, (*shape, 1)) + run[1][at][:, None, None] * 10
+        plain = run[1][at] + [models.get(name, 0.0) for name in names]
+        kernels = self._drawn(shape, rounds, self.world.kernels, 1 + 0 * wild) + plain[:, None, None]
+        machine = self.random.normal(0, 0.15, (*shape, 1)) + run[2][at][:, None, None]
         views: dict[View, np.ndarray] = {
             "same work": case,
             "control": kernels,

@@ -1,0 +1,78 @@
+"""Why a case's time cannot be judged: it was disturbed, or the machine is not the one of the stored runs. Pure.
+
+The plain loop and the kernels are frozen code. When the one moves against the other, something did that both run on:
+the model, a library, or the machine, which at another speed is seldom that for kernels and for models alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+
+from harness.gate.contrasts import Contrasts, Timed, theta
+from harness.gate.observations import View
+from harness.gate.policy import MOST_DISTURBED, MOVED_Z, THETA, UNLIKE, UNLIKE_Z
+
+
+def moved(evidence: Contrasts) -> float | None:
+    """Return by how much, a logarithm, the plain loop moved against the kernels, where that is no chance."""
+    control = evidence.whole.get("control")
+    if control is None or abs(control.loss) <= math.log1p(THETA["control"]):
+        return None
+    return control.loss if abs(control.z()) > MOVED_Z else None
+
+
+def doubts_of(timed: Timed, evidence: Contrasts, *, slower: bool) -> Iterator[str]:
+    """Yield why nothing that was measured can be judged; `slower` tells of a confirmed loss against the kernels."""
+    count = len(timed.new)
+    unsettled = sum(not one.settled for one in timed.new)
+    if unsettled > MOST_DISTURBED * count:
+        yield f"{unsettled} of {count} processes did not settle in their warm-up"
+    disturbed = [one for one in timed.new if one.disturbed]
+    if len(disturbed) > MOST_DISTURBED * count:
+        yield f"{len(disturbed)} of {count} processes were disturbed: {disturbed[0].disturbed[0]}"
+    shift = moved(evidence)
+    # That a case slowed down with its plain loop tells that the model did, or what both run on: no doubt, a finding.
+    if shift is not None and not (shift > 0 and slower):
+        yield f"the plain loop moved {math.expm1(shift):+.1%} against the kernels, though the code of both is frozen"
+
+
+def losses_of_the_machine(
+    timed: Timed, evidence: Contrasts, base: Contrasts | None, worse: Collection[View]
+) -> Iterator[tuple[View, str]]:
+    """Yield which losses may be the machine's, and why: without what the frozen plain loops moved nothing is left.
+
+    Args:
+        timed: the case.
+        evidence: of it.
+        base: of the case that its speedup is taken over, if that was lost.
+        worse: the views in which it lost.
+    """
+    ours, theirs = evidence.whole.get("control"), base and base.whole.get("control")
+    shifts: dict[View, float] = {"machine": ours.loss} if ours else {}
+    if ours and theirs:
+        shifts["speedup"] = ours.loss - theirs.loss
+    for view in sorted(shifts.keys() & worse):
+        left = evidence.fresh[view].loss - shifts[view]
+        kernels = _with_machine(shifts[view], evidence)
+        if left <= theta(view, timed) and kernels is not None:
+            why = (
+                f"{view}: {math.expm1(left):+.1%} but for what the plain loop moved against the kernels, and those "
+                f"take {math.expm1(kernels):+.1%}: another machine speed, or a slower model"
+            )
+            yield view, why
+
+
+def _with_machine(shift: float, evidence: Contrasts) -> float | None:
+    """Return by how much, a logarithm, the kernels are slower than in the stored runs, if that may be why of a shift.
+
+    Args:
+        shift: of a plain loop against the kernels, a logarithm.
+        evidence: of the case that was measured with it.
+    """
+    if "wall" not in evidence.whole or "machine" not in evidence.whole:
+        return None
+    wall = evidence.whole["wall"]
+    slower = wall.loss - evidence.whole["machine"].loss
+    # The kernels' own time scatters from run to run as wall times do.
+    return slower if abs(shift) <= UNLIKE * (abs(slower) + UNLIKE_Z * wall.error) else None
