@@ -9,6 +9,7 @@ import pytest
 
 from harness import store
 from harness.pipeline import Outcome
+from harness.report.verdicts import why
 from harness.told import told_seconds
 
 
@@ -51,7 +52,13 @@ def record(benchmark: Any, outcome: Outcome, node: pytest.Item) -> None:
     # The case itself is no JSON; its axes are.
     benchmark.params = outcome.case.axes
     benchmark.extra_info.update(
-        store.pack(outcome.result, outcome.reference, outcome.certificate, verdict=outcome.verdict.word)
+        store.pack(
+            outcome.result,
+            outcome.reference,
+            outcome.certificate,
+            verdict=outcome.verdict.word,
+            reasons=why(outcome),
+        )
     )
     replay(benchmark, node, told_seconds(outcome.result))
 

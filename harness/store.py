@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +47,8 @@ class Stored:
     certificate: Certificate | None = None
     verdict: str
     """What that run said of it, in a word."""
+    reasons: tuple[str, ...] | None = None
+    """And why, a sentence each; None of a run that was stored before they were."""
     commit: str = ""
     """Of the code that was run; nothing where no commit holds it."""
 
@@ -222,7 +224,14 @@ def _cases(file: Path, content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield bench
 
 
-def pack(result: Result, reference: Result | None, certificate: Certificate | None, *, verdict: str) -> dict[str, Any]:
+def pack(
+    result: Result,
+    reference: Result | None,
+    certificate: Certificate | None,
+    *,
+    verdict: str,
+    reasons: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return what goes into a benchmark's `extra_info`; a reference is given only if it is certified."""
     return {
         KEY: {
@@ -230,6 +239,7 @@ def pack(result: Result, reference: Result | None, certificate: Certificate | No
             "reference": None if reference is None else result_to_json(reference),
             "certificate": None if certificate is None else certificates.to_json(certificate),
             "verdict": verdict,
+            "reasons": list(reasons),
         }
     }
 
@@ -258,12 +268,16 @@ def unpack(benchmark: Mapping[str, Any], *, where: str, commit: str = "") -> Sto
     result = _named(result_from_json(packed["result"], where=where), where)
     if not isinstance(verdict, str):
         raise StoreError(f"{where} holds no verdict under extra_info.{KEY}; record it again with --benchmark-save")
+    reasons = packed.get("reasons")
+    if reasons is not None and not (isinstance(reasons, list) and all(isinstance(one, str) for one in reasons)):
+        raise StoreError(f"{where} holds reasons that are no texts under extra_info.{KEY}; {MEND}")
     return Stored(
         where=where,
         result=result,
         reference=None if reference is None else _named(result_from_json(reference, where=where), where),
         certificate=None if certificate is None else certificates.certificate(certificate, where=where),
         verdict=verdict,
+        reasons=None if reasons is None else tuple(reasons),
         commit=commit,
     )
 

@@ -99,14 +99,16 @@ def write_run(file: Path, *results: Result, **over: Any) -> Path:
     Args:
         file: to write.
         results: of its cases.
-        over: `commit`, `at`, `verdict`, `certificate`: of all of them; `host`: of the machine.
+        over: `commit`, `at`, `verdict`, `reasons`, `certificate`: of all of them; `host`: of the machine.
     """
     commit, host = over.get("commit", ""), over.get("host", "2-core-made")
     benchmarks = []
     for result in results:
         certificate = over.get("certificate", made_certificate(result.case_id))
         reference = made_result(reference_of(Case.parse(result.case_id)).id)
-        packed = pack(result, reference, certificate, verdict=over.get("verdict", "new"))
+        packed = pack(
+            result, reference, certificate, verdict=over.get("verdict", "new"), reasons=over.get("reasons", ())
+        )
         benchmarks.append({"fullname": node(result.case_id), "stats": {"mean": 0.2}, "extra_info": packed})
     content = {
         "machine_info": {"node": host, "hardware": {"cpu": "made by hand"}},

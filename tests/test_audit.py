@@ -123,6 +123,11 @@ EDITS = {
     "a clock": (_case(1, "result", "watched", "readings", 0, "at_s"), _more, f"{TWO}: result.watched.readings.at_s"),
     "memory": (_case(1, "result", "accounts", 0, "kept", "optimizer"), lambda n: n + 4096, f"{TWO}: result.accounts.0"),
     "verdict": (_case(1, "verdict"), _to("mispredicted"), f"{TWO}: result.accounts: the run said 'mispredicted'"),
+    "no reasons": (
+        _case(1),
+        lambda packed: packed | {"verdict": "regressed", "reasons": []},
+        f"{TWO}: reasons: a regression, and no reason for it",
+    ),
     "a word": (_case(1, "verdict"), _to("fine"), f"{TWO}: verdict: 'fine' is no word of the gate"),
     "no certificate": (_case(1, "certificate"), _to(None), f"{TWO}: verdict: stored True, recomputed False"),
     "a certified figure": (

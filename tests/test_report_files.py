@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness import store
 from harness.__main__ import main
 from harness.case import Case
 from harness.errors import HarnessError, StoreError
@@ -159,6 +160,25 @@ def test_a_stored_run_is_told_with_its_history_and_what_it_was_held_to(tmp_path)
     assert len(run.history[good.case]) == 2
     assert run.tests[good.case] == node(GOOD)
     assert of_stored(first, REGISTRY).outcomes[0].baseline.level == ()
+
+
+def test_a_stored_verdict_is_told_with_the_reasons_that_its_run_had(tmp_path):
+    why = "same work: +5.2% (95 % interval +4.1% to +6.3%), 25 processes against 5 of 1 stored runs"
+    file = write_run(tmp_path / "2-core-made" / "0001_a.json", made_stored(BAD), verdict="regressed", reasons=[why])
+    pages = [tmp_path / f"told{ending}" for ending in (".html", ".md", ".csv")]
+    assert main(["report", str(file), *(part for page in pages for part in ("-o", str(page)))]) == 0
+    for page in pages:
+        assert why in page.read_text()
+
+
+def test_a_run_that_was_stored_without_reasons_says_so(tmp_path):
+    file = write_run(tmp_path / "2-core-made" / "0001_a.json", made_stored(BAD), verdict="regressed", reasons=["slow"])
+    content = json.loads(file.read_text())
+    del content["benchmarks"][0]["extra_info"][store.KEY]["reasons"]
+    file.write_text(json.dumps(store.sealed(content)))
+    (outcome,) = of_stored(file, REGISTRY).outcomes
+    assert outcome.verdict.reasons == ()
+    assert outcome.verdict.note.startswith("that run was stored without its reasons")
 
 
 def test_a_case_that_was_stored_without_a_certificate_is_left_out_and_named(tmp_path):

@@ -21,10 +21,10 @@ CASE = "resnet18-ddp-2gpu-bs8"
 STATS = {"min": 0.2, "max": 0.2, "mean": 0.2, "stddev": 0.0, "median": 0.2, "rounds": 4, "data": [0.2] * 4}
 
 
-def _benchmark(case_id=CASE, reference=None, certificate=None, verdict="passed", **over):
+def _benchmark(case_id=CASE, reference=None, certificate=None, verdict="passed", reasons=(), **over):
     """Return one benchmark as pytest-benchmark stores it; certified, unless another certificate is given."""
     certificate = certificate or made_certificate(case_id)
-    held = store.pack(made_result(case_id, **over), reference, certificate, verdict=verdict)
+    held = store.pack(made_result(case_id, **over), reference, certificate, verdict=verdict, reasons=reasons)
     name = f"test_train[{case_id}]"
     fullname = f"benches/test_classification.py::{name}"
     return {"name": name, "fullname": fullname, "group": None, "params": {}, "extra_info": held, "stats": dict(STATS)}
@@ -66,7 +66,28 @@ def test_runs_are_numbered_in_the_hosts_folder_and_come_back(storage, folder):
         reference=None,
         certificate=made_certificate(CASE),
         verdict="passed",
+        reasons=(),
     )
+
+
+def test_the_reasons_of_a_verdict_are_stored_with_it(storage):
+    storage.save(_run(_benchmark(verdict="regressed", reasons=("slower", "larger"))), "a")
+    ((_, run),) = storage.load()
+    assert store.unpack(run["benchmarks"][0], where="here").reasons == ("slower", "larger")
+
+
+def test_a_record_of_before_there_were_reasons_is_read():
+    benchmark = copy.deepcopy(_benchmark())
+    del benchmark["extra_info"][store.KEY]["reasons"]
+    assert store.unpack(benchmark, where="here").reasons is None
+
+
+@pytest.mark.parametrize("reasons", ["slower", [3], {"why": "slower"}, 0])
+def test_reasons_that_are_no_texts_are_refused(reasons):
+    benchmark = copy.deepcopy(_benchmark())
+    benchmark["extra_info"][store.KEY]["reasons"] = reasons
+    with pytest.raises(StoreError, match=r"^0001_a\.json holds reasons that are no texts"):
+        store.unpack(benchmark, where="0001_a.json")
 
 
 def test_a_reference_is_stored_with_the_case(storage):

@@ -203,6 +203,8 @@ def _case(
     _made_here(inside, result, machine)
     _in_time(inside, content, result)
     place.holds("verdict", stored.verdict in get_args(Word), f"{stored.verdict[:40]!r} is no word of the gate")
+    unsaid = stored.reasons == () and stored.verdict == "regressed"
+    place.holds("reasons", not unsaid, "a regression, and no reason for it")
     if certificate is not None:
         certified.check(place.at("certificate"), certificate, result.case_id)
     granted = certificate is not None and certificate.granted

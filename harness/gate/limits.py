@@ -66,6 +66,8 @@ class Verdict:
     """What differs of the figures that another machine's run knows too."""
     time: TimeVerdict | None = None
     """None where the time was not judged; `note` says why."""
+    reasons: tuple[str, ...] = ()
+    """Of a verdict that a stored run holds, which has nothing else: why, a sentence each."""
 
 
 def judge(result: Result, *, level: Sequence[Result], metrics: Iterable[Metric]) -> Verdict:

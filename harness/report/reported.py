@@ -49,7 +49,7 @@ class Run:
     outcomes: tuple[Outcome, ...]
     """The cases that were measured, in the order they ran: each with result, reference, certificate, verdict with its
     findings, `baseline.level` (the stored runs it was held to, newest first), and what `--accounted` found. Of a stored
-    run a verdict is its word alone."""
+    run a verdict is its word and its reasons alone."""
     extra: Mapping[str, Result] = field(default_factory=dict)
     """References that were run though no test asked for them, by case id."""
     tests: Mapping[Case, str] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from harness.registry import Registry
 from harness.report.reported import Run
 from harness.store import Stored
 
-_WORD_ALONE = "a stored run keeps the word of its verdict alone; for the reasons: python -m harness compare"
+_WORD_ALONE = "that run was stored without its reasons; for what differs: python -m harness compare"
 
 
 def of_stored(file: Path, registry: Registry) -> Run:
@@ -79,7 +79,11 @@ def _outcome(case: Case, stored: Stored, past: tuple[Stored, ...], registry: Reg
         result=result,
         reference=result if reference_of(case) == case else stored.reference,
         reference_note="" if stored.reference is not None else "no reference is stored with it",
-        verdict=Verdict(word=word, note=_WORD_ALONE),
+        verdict=Verdict(
+            word=word,
+            note=_WORD_ALONE if stored.reasons is None else "as that run judged it",
+            reasons=stored.reasons or (),
+        ),
         certificate=stored.certificate,
         baseline=Baseline(level=tuple(reversed(alike)), note="" if alike else "no earlier run of it is stored beside"),
     )

@@ -45,6 +45,7 @@ def failure(outcome: Outcome, again: str, *, accept: str) -> Iterator[str]:
             yield from _effects(verdict.time.effects)
         if verdict.time.processes_needed is not None:
             yield _line("needs", f"{verdict.time.processes_needed} processes of it would show what is demanded")
+    yield from (_line("why", reason) for reason in verdict.reasons)
     yield from (_line("figure", sentence) for sentence in _figures(outcome))
     yield from (_line("cause", cause) for cause in causes(outcome))
     if verdict.note:
@@ -147,7 +148,7 @@ def _row(outcome: Outcome) -> list[str]:
 def why(outcome: Outcome) -> list[str]:
     """Return every reason for a verdict, a sentence each; none where nothing is known beyond its word."""
     time = outcome.verdict.time
-    return [*(time.reasons if time else ()), *_figures(outcome), *causes(outcome)]
+    return [*outcome.verdict.reasons, *(time.reasons if time else ()), *_figures(outcome), *causes(outcome)]
 
 
 def _figures(outcome: Outcome) -> Iterator[str]:
