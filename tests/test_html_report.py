@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 
@@ -303,6 +304,16 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert file.read_text(encoding="utf-8").startswith("<!doctype html>")
     with pytest.raises(OSError, match="No such file"):
         html.write(made_run(), tmp_path / "none" / "report.html")
+
+
+def test_a_traced_case_links_to_its_trace_beside_the_page(tmp_path):
+    file = tmp_path / "night #1.html"
+    html.write(rich_run(), file)
+    parsed = Parsed(file.read_text(encoding="utf-8"))
+    assert (parsed.wrong, parsed.open) == ([], [])
+    links = [unquote(one["href"]) for one in parsed.of("a") if one["href"][0] != "#"]
+    assert links == [f"night #1_traces/{case}.json" for case in IDS]
+    assert all(json.loads((tmp_path / link).read_text())["traceEvents"] for link in links)
 
 
 # ------------------------------------------------------------------------------------------------- in a browser

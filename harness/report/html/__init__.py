@@ -1,5 +1,7 @@
 """The report as one HTML page that needs nothing else: no network, no file beside it, and no script to be read.
 
+Traced cases link to their traces, which are files of their own for another viewer.
+
 What a script adds is sorting, filtering, one number of GPUs at a time, and files to take away. Everything from outside
 goes through a template that escapes it, and the page forbids every script but its own.
 """
@@ -8,11 +10,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.report import traces
 from harness.report.html import data, overview, panels, tables
 from harness.report.reported import Run
 from harness.writing import whole
@@ -22,16 +26,21 @@ if TYPE_CHECKING:
 
 
 def write(run: Run, file: Path) -> None:
-    """Write the report of a run.
+    """Write the report of a run, and the traces of traced cases beside it.
 
     Raises:
         OSError: it cannot be written; nothing is left of the attempt.
     """
-    whole(file, render(run).encode())
+    whole(file, render(run, traces.write(run, file)).encode())
 
 
-def render(run: Run) -> str:
-    """Return the page of a run."""
+def render(run: Run, links: Mapping[str, str] = {}) -> str:
+    """Return the page of a run.
+
+    Args:
+        run: that is told.
+        links: of each traced case, by its id, its trace as seen from the page.
+    """
     page, models = panels.of_run(run), tables.of_run(run)
     return (
         _environment()
@@ -40,6 +49,7 @@ def render(run: Run) -> str:
             run=run,
             overview=overview.of_run(run),
             models=models,
+            links=links,
             columns=list({column.name: column for table in models for column in table.columns}.values()),
             choices=tables.choices(run),
             panels=page,
