@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import functools
+import random
+import re
 from dataclasses import replace
 
 import pytest
 
 from harness.anatomy.advice import Candidate, advise, fits, lines_of_code, told_apart
 from harness.case import Case
+from harness.gate.noise import Noise
+from harness.gate.observations import Observation
+from harness.gate.ranking import Spent, Timing
 
 MB = 10**6
 
@@ -57,10 +62,29 @@ def test_each_recommendation_is_one_sentence_with_its_reason():
 def test_times_whose_spreads_overlap_are_not_told_apart():
     near = _one("zero1", 101, 900)
     assert not told_apart(DDP, near)
-    assert told_apart(DDP, FSDP2)
     assert told_apart(FSDP2, DDP)
+    assert not told_apart(DDP, FSDP2)
     assert "not told apart from zero1" in _text(DDP, near, FSDP2)
     assert "1% slower than ddp (not told apart), but needs 10% less memory" in _text(DDP, near)
+
+
+def test_processes_tell_more_than_the_spread_of_steps():
+    draw = random.Random(1)
+
+    def timed(one, by):
+        views = {
+            "same work": Spent(
+                seen=tuple(Observation(by + draw.gauss(0, 0.005), 30, 0.0004) for _ in range(5)),
+                noise=Noise(1.0, 0.00003, 0.0004, 10, 0.000025, 4),
+            )
+        }
+        return replace(one, timing=Timing(views=views))
+
+    near = _one("zero1", 101, 900)
+    assert told_apart(timed(near, 0.05), timed(DDP, 0.0))
+    assert not told_apart(timed(FSDP2, 0.002), timed(DDP, 0.0))
+    text = _text(timed(near, 0.05), timed(DDP, 0.0))
+    assert re.search(r"zero1, the next, is 5% \(\d% to \d%, by processes\) slower", text)
 
 
 def test_a_few_steps_tell_nothing_apart():

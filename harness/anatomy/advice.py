@@ -10,11 +10,13 @@ import ast
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
 from harness.case import Case
+from harness.gate import ranking
+from harness.gate.ranking import LEVEL, Slower, Timing
 from harness.plugins import Strategy
 
 _FEWEST_STEPS = 4
@@ -45,6 +47,8 @@ class Candidate:
     """Peak of the fullest device."""
     accuracy: float | None
     """In whatever the model is scored by; more is better."""
+    timing: Timing = field(default_factory=Timing)
+    """What its processes of the time layer say of its speed, where it has any."""
     disturbed: bool = False
     """Whether others used the machine, or clocks were held down, while it was timed."""
     oversubscribed: bool = False
@@ -131,14 +135,35 @@ def fits(one: Candidate, limit_bytes: int | None) -> bool:
     return limit_bytes is None or (one.memory_bytes is not None and one.memory_bytes <= limit_bytes)
 
 
-def told_apart(a: Candidate, b: Candidate) -> bool:
-    """Return whether the middle halves of two cases' step times lie apart. They are of one run each, which says
-    nothing of how runs differ.
+TOLD_APART = (
+    f"Told apart: slower than the fastest by the processes of the time layer, with {LEVEL:.0%} confidence over all "
+    "others together; where these were not timed, the middle halves of the step times lie apart, which says nothing of "
+    "how runs differ."
+)
+
+
+def told_apart(one: Candidate, fastest: Candidate, *, others: int = 1) -> bool:
+    """Return whether a case is beyond doubt slower than the fastest: by processes, or else by the spread of its steps.
+
+    Args:
+        one: the case.
+        fastest: with the least median step.
+        others: how many cases are held to the fastest.
     """
-    if min(len(a.steps_s), len(b.steps_s)) < _FEWEST_STEPS:
+    known = ranking.slower(one.timing, fastest.timing, comparisons=others)
+    if known is not None:
+        return known.low > 0
+    if min(len(one.steps_s), len(fastest.steps_s)) < _FEWEST_STEPS:
         return False
-    (a_low, _, a_high), (b_low, _, b_high) = (quantiles(one.steps_s, n=4) for one in (a, b))
-    return a_high < b_low or b_high < a_low
+    return quantiles(one.steps_s, n=4)[0] > quantiles(fastest.steps_s, n=4)[2]
+
+
+def slower(one: Candidate, fastest: Candidate, *, others: int = 1) -> str:
+    """Return by how much a case is slower than the fastest, in words: with its interval where processes tell."""
+    known: Slower | None = ranking.slower(one.timing, fastest.timing, comparisons=others)
+    if known is not None:
+        return f"{known.estimate:.0%} ({known.low:.0%} to {known.high:.0%}, by processes) slower"
+    return f"{_time(one) / _time(fastest) - 1:.0%} slower" if _time(fastest) else "infinitely slower"
 
 
 def _time(one: Candidate) -> float:
@@ -200,26 +225,23 @@ def _sentences(
 def _fastest_sentence(fastest: Candidate, fitting: Sequence[Candidate], left_out: int) -> str:
     among = f" of the {len(fitting)} that fit" if left_out else ""
     head = f"fastest{among}: {fastest.at}, {_time(fastest) * 1e3:.1f} ms a step"
-    alike = [one.name for one in fitting[1:] if not told_apart(one, fastest)]
-    if alike:
-        return f"{head}, but by the spread of their steps not told apart from {', '.join(alike)}"
-    if len(fitting) == 1:
+    others = len(fitting) - 1
+    if not others:
         return f"{head}, the only one that {'fits' if left_out else 'counts'}"
-    return f"{head}; {fitting[1].name}, the next, is {_slower(fitting[1], fastest)} slower"
+    alike = [one.name for one in fitting[1:] if not told_apart(one, fastest, others=others)]
+    if alike:
+        return f"{head}, but not told apart from {', '.join(alike)}"
+    return f"{head}; {fitting[1].name}, the next, is {slower(fitting[1], fastest, others=others)}"
 
 
 def _leanest_sentence(leanest: Candidate, fastest: Candidate) -> str:
-    slower = f"{_slower(leanest, fastest)} slower than {fastest.name}"
+    told = f"{slower(leanest, fastest)} than {fastest.name}"
     if not told_apart(leanest, fastest):
-        slower += " (not told apart)"
+        told += " (not told apart)"
     if fastest.memory_bytes is None or leanest.memory_bytes is None or not fastest.memory_bytes:
-        return f"leanest: {leanest.at}: {slower}"
+        return f"leanest: {leanest.at}: {told}"
     saved = 1 - leanest.memory_bytes / fastest.memory_bytes
-    return f"leanest: {leanest.at}: {slower}, but needs {saved:.0%} less memory ({gib(leanest.memory_bytes)})"
-
-
-def _slower(one: Candidate, than: Candidate) -> str:
-    return f"{_time(one) / _time(than) - 1:.0%}" if _time(than) else "infinitely"
+    return f"leanest: {leanest.at}: {told}, but needs {saved:.0%} less memory ({gib(leanest.memory_bytes)})"
 
 
 def gib(size_bytes: int) -> str:

@@ -12,7 +12,7 @@ from harness.anatomy.advice import Candidate, Effort, advise, effort
 from harness.errors import HarnessError, StoreError, unknown
 from harness.registry import Registry, discover
 from harness.report.advice import render
-from harness.report.answer import candidate
+from harness.report.answer import candidates
 from harness.units import bytes_of
 
 NAME = "recommend"
@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         StoreError: the file is no stored run, or holds no case that was asked for.
     """
     registry = discover()
-    candidates = _asked_for(read(arguments.results, registry), arguments)
-    advices = advise(candidates, memory_bytes=arguments.mem, slowdown=arguments.slowdown)
+    found = _asked_for(read(arguments.results, registry), arguments)
+    advices = advise(found, memory_bytes=arguments.mem, slowdown=arguments.slowdown)
     efforts = _efforts(registry)
     for line in render(advices, efforts=efforts, memory_bytes=arguments.mem, slowdown=arguments.slowdown):
         sys.stdout.write(line + "\n")
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     known = [one.memory_bytes for a in advices for one in a.counted if one.memory_bytes is not None]
     if not any(advice.counted for advice in advices):
-        why = f"none of the {len(candidates)} cases is certified; run them again with a strategy that trains alike"
+        why = f"none of the {len(found)} cases is certified; run them again with a strategy that trains alike"
     elif known:
         why = f"nothing fits into {arguments.mem} bytes; the least that exists is {min(known)}: give --mem more"
     else:
@@ -69,17 +69,17 @@ def read(file: Path, registry: Registry) -> list[Candidate]:
     stored = [one for one in (store.unpack(b, where=file.name) for b in benchmarks) if one is not None]
     if not stored:
         raise StoreError(f"{file} holds no case of this suite; store a run with pytest benches --benchmark-save")
-    return [candidate(one.result, one.reference, one.certificate, registry.metrics) for one in stored]
+    return candidates([(one.result, one.reference, one.certificate) for one in stored], registry.metrics)
 
 
-def _asked_for(candidates: list[Candidate], arguments: argparse.Namespace) -> list[Candidate]:
-    models = {one.case.model for one in candidates}
+def _asked_for(found: list[Candidate], arguments: argparse.Namespace) -> list[Candidate]:
+    models = {one.case.model for one in found}
     if arguments.model is not None and arguments.model not in models:
         raise StoreError(f"{arguments.results} holds {unknown('model', arguments.model, models)}")
-    counts = sorted({one.case.gpu_count for one in candidates})
+    counts = sorted({one.case.gpu_count for one in found})
     chosen = [
         one
-        for one in candidates
+        for one in found
         if arguments.model in (None, one.case.model) and arguments.gpus in (None, one.case.gpu_count)
     ]
     if not chosen:

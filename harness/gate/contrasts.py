@@ -188,7 +188,7 @@ def _contrast(new: Sequence[Observation], level: _Level, known: Noise) -> Contra
     shared = known.run + level.variance
     total = variance + shared
     of_runs = known.run + level.of_runs
-    degrees = _degrees((total - of_runs, known.degrees), (of_runs, known.run_degrees))
+    degrees = degrees_of((total - of_runs, known.degrees), (of_runs, known.run_degrees))
     return Contrast(mean - level.mean, total, shared, degrees, len(new), level.processes, level.runs)
 
 
@@ -202,7 +202,7 @@ def _paired(view: View, timed: Timed, known: Noise) -> Contrast:
     (mean, variance), (before, of_before) = known.mean(_seen(view, fresh)), known.mean(_seen(view, beside))
     shared = known.run * sum(1 / len({process.agent for process in side}) for side in (fresh, beside))
     total = variance + of_before + shared
-    degrees = _degrees((variance + of_before, known.degrees), (shared, known.run_degrees))
+    degrees = degrees_of((variance + of_before, known.degrees), (shared, known.run_degrees))
     return Contrast(mean - before, total, shared, degrees, len(fresh), len(beside), 1, paired=True)
 
 
@@ -216,7 +216,7 @@ def _crept(runs: Sequence[Sequence[Observation]], known: Noise) -> Contrast:
     slope = sum(w * (at - centre) * mean for at, (w, (mean, _)) in enumerate(zip(weights, means, strict=True))) / spread
     variance = 1 / spread
     of_runs = known.run * sum((w * (at - centre)) ** 2 for at, w in enumerate(weights)) / spread**2
-    degrees = _degrees((variance - of_runs, known.degrees), (of_runs, known.run_degrees))
+    degrees = degrees_of((variance - of_runs, known.degrees), (of_runs, known.run_degrees))
     steps = len(runs) - 1
     return Contrast(
         steps * slope, steps**2 * variance, 0.0, degrees, len(runs[-1]), sum(map(len, runs[:-1])), len(runs) - 1
@@ -226,7 +226,7 @@ def _crept(runs: Sequence[Sequence[Observation]], known: Noise) -> Contrast:
 def _speedup(own: Contrast, base: Contrast) -> Contrast:
     """Return the loss of speedup: what the case became slower by, less what its base did; noise is both cases'."""
     variance = own.variance + base.variance
-    degrees = _degrees((own.variance, own.degrees), (base.variance, base.degrees))
+    degrees = degrees_of((own.variance, own.degrees), (base.variance, base.degrees))
     return Contrast(
         own.loss - base.loss,
         variance,
@@ -239,6 +239,6 @@ def _speedup(own: Contrast, base: Contrast) -> Contrast:
     )
 
 
-def _degrees(*parts: tuple[float, float]) -> float:
+def degrees_of(*parts: tuple[float, float]) -> float:
     """Return the degrees of freedom of a sum of estimated variances (Satterthwaite, Biometrics Bull. 2, 1946)."""
     return sum(variance for variance, _ in parts) ** 2 / sum(variance**2 / degrees for variance, degrees in parts)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
-from harness.anatomy.advice import Advice, Candidate, Effort, fits, gib
+from harness.anatomy.advice import TOLD_APART, Advice, Candidate, Effort, fits, gib
 
 _NOT_MEASURED = "n/a"
 _WIDTH = 80
@@ -37,10 +37,7 @@ def render(
         for one, why in advice.refused:
             yield from _broken(f"  not counted: {one.name}: {why}")
     yield ""
-    yield from _broken(
-        "not told apart: the middle halves of the step times, of one run each, overlap. Pareto: no other that fits is "
-        "as good in time, memory and accuracy together"
-    )
+    yield from _broken(f"{TOLD_APART} Pareto: no other that fits is as good in time, memory and accuracy together.")
     names = sorted({one.case.strategy for advice in advices for one in advice.counted})
     if names:
         yield ""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from harness.anatomy.advice import Advice, Candidate, advise
 from harness.anatomy.telemetry import disturbance
 from harness.baselines import ACCEPT
 from harness.case import Case
 from harness.certificate import Certificate
+from harness.gate import ranking
+from harness.gate.observations import observe
 from harness.pipeline import Outcome
 from harness.plugins import Metric
 from harness.report import verdicts
@@ -84,8 +87,8 @@ def advices(run: Run) -> list[Advice]:
 
 def advised(run: Run, outcomes: Iterable[Outcome]) -> list[Advice]:
     """Return what to take of each model on each number of GPUs, of some cases of a run."""
-    metrics = run.registry.metrics
-    return advise([candidate(one.result, one.reference, one.certificate, metrics) for one in outcomes])
+    cases = [(one.result, one.reference, one.certificate) for one in outcomes]
+    return advise(candidates(cases, run.registry.metrics))
 
 
 def heading(advice: Advice) -> str:
@@ -94,10 +97,30 @@ def heading(advice: Advice) -> str:
     return f"{advice.model} on {advice.dataset}, {gpus}, global batch {advice.global_batch_size}"
 
 
-def candidate(
+def candidates(
+    cases: Sequence[tuple[Result, Result | None, Certificate | None]], metrics: Mapping[str, Metric]
+) -> list[Candidate]:
+    """Return measured cases of one run, each with reference and certificate, as such that may be recommended."""
+    parsed = {result.case_id: Case.parse(result.case_id) for result, _, _ in cases}
+    timed = ranking.timings(
+        {result.case_id: [observe(one) for one in result.samples] for result, _, _ in cases},
+        groups={name: f"{case.strategy} {case.gpu_count}" for name, case in parsed.items()},
+        # A process that drives all devices has the whole batch in its plain loop.
+        loops={
+            result.case_id: f"{case.model} {case.batch_size} {case.precision} {case.channels_last} {len(result.ranks)}"
+            for result, _, _ in cases
+            for case in [parsed[result.case_id]]
+        },
+    )
+    return [
+        replace(_candidate(result, reference, certificate, metrics), timing=timed[result.case_id])
+        for result, reference, certificate in cases
+    ]
+
+
+def _candidate(
     result: Result, reference: Result | None, certificate: Certificate | None, metrics: Mapping[str, Metric]
 ) -> Candidate:
-    """Return a measured case as one that may be recommended."""
     scores = (metric.value(result, reference) for metric in metrics.values() if metric.scores is not None)
     memory = metrics["peak_memory"].value(result, None)
     if certificate is None:

@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.anatomy.advice import TOLD_APART
 from harness.report import traces
 from harness.report.html import data, overview, panels, tables
 from harness.report.reported import Run
@@ -50,6 +51,7 @@ def render(run: Run, links: Mapping[str, str] = {}) -> str:
             overview=overview.of_run(run),
             models=models,
             links=links,
+            told_apart=TOLD_APART,
             columns=list({column.name: column for table in models for column in table.columns}.values()),
             choices=tables.choices(run),
             panels=page,

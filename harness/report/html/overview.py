@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from harness.anatomy.advice import Advice, Candidate, gib, told_apart
+from harness.anatomy.advice import Advice, Candidate, gib, slower, told_apart
 from harness.figures.figure import MISSING
 from harness.figures.palette import look_of
 from harness.report import answer
@@ -161,14 +161,11 @@ def _sure(advice: Advice, *, shared: bool) -> str:
     disturbed = "; disturbed while it was timed" if fastest.disturbed else ""
     if not others:
         return f"the only one that counts{disturbed}"
-    alike = [one.name for one in others if not told_apart(one, fastest)]
+    count = len(others)
+    alike = [one.name for one in others if not told_apart(one, fastest, others=count)]
     if alike:
-        return f"by one run not told apart from {_named(alike)}{disturbed}"
-    return f"told apart from all: {others[0].name}, the next, is {_slower(others[0], fastest)} slower{disturbed}"
-
-
-def _slower(one: Candidate, fastest: Candidate) -> str:
-    return f"{one.step_s / fastest.step_s - 1:.0%}" if one.step_s and fastest.step_s else "infinitely"
+        return f"not told apart from {_named(alike)}{disturbed}"
+    return f"told apart from all: {others[0].name}, the next, is {slower(others[0], fastest, others=count)}{disturbed}"
 
 
 def _named(names: Sequence[str]) -> str:
