@@ -1,52 +1,26 @@
 """Two stored runs beside each other, case by case, by the rules and the noise of the gate. Pure.
 
-A gate screens and confirms; two stored runs are what they are. So every change of time is tested once, by all processes
-of both, and over all of them a change that is none is reported with a probability of 1 % at most (Holm, Scand. J. Stat.
-6, 1979). What depends on the machine is compared on one kind of machine alone.
+What depends on the machine is compared on one kind of machine alone; time by what `gate.changes` tells.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.anatomy.telemetry import disturbance
 from harness.case import Case
-from harness.gate import chance, exact, limits, portable
-from harness.gate.contrasts import Contrast, Timed, gather, theta
-from harness.gate.doubts import moved
-from harness.gate.observations import Process, View, observe
-from harness.gate.policy import FALSE_ALARMS, MOST_DISTURBED, POWER_Z
+from harness.gate import exact, limits, portable
+from harness.gate.changes import Change, changes_of
+from harness.gate.contrasts import Timed
+from harness.gate.observations import Process, observe
 from harness.metrics import timing
 from harness.plugins import Metric
 from harness.records.samples import Samples
 from harness.store import Stored
 
 Word = Literal["worse", "better", "alike", "unsure", "refused"]
-
-_VIEWS: tuple[View, ...] = ("same work", "machine", "speedup")
-"""The wall time of unchanged code moves by a sixth; it says nothing of two runs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """Of one view of a case's time, from the first run to the second."""
-
-    view: View
-    estimate: float
-    """Relative: +.03 is 3 % more."""
-    low: float
-    """Of the 95 % interval."""
-    high: float
-    sees: float
-    """The smallest change, without sign, that would have been found 99 times in 100."""
-    shown: bool
-    """Whether it is no chance, and large enough to count."""
-    worse: bool
-    """Whether it is in the direction that nobody wants."""
-    processes: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,25 +73,13 @@ def compare(
         for case in both
         if case not in untimed
     }
-    evidence = gather(timed)
-    shown = _shown({case: found.whole for case, found in evidence.items()}, timed)
+    times = changes_of(timed)
     compared = []
     for case in both:
         if refusal := _refused(before[case], after[case]):
             compared.append(_whole(case, before[case], after[case], notes=[refusal], word="refused"))
             continue
-        changes = [
-            _change(view, contrast, shown, case.id, timed)
-            for view in _VIEWS
-            if case.id in timed and (contrast := evidence[case.id].whole.get(view)) is not None
-        ]
-        doubts = list(_doubts(timed[case.id])) if case.id in timed else []
-        if case.id in timed and (shift := moved(evidence[case.id])) is not None:
-            doubts.append(
-                f"the plain loop moved {math.expm1(shift):+.1%} against the kernels: the machine is not as it was"
-            )
-        if case.id in timed and not changes:
-            doubts.append("the frozen references of its time are other code: time not compared")
+        changes, doubts = times.get(case.id, ((), ()))
         compared.append(_judged(case, before[case], after[case], changes, doubts, untimed.get(case, ""), metrics))
     return compared
 
@@ -165,53 +127,6 @@ def _untimed(before: Stored, after: Stored) -> str:
 
 def _processes(samples: Sequence[Samples]) -> tuple[Process, ...]:
     return tuple(observe(one, lambda seen: disturbance(seen.watched) if seen.watched else ()) for one in samples)
-
-
-def _shown(evidence: Mapping[str, Mapping[View, Contrast]], timed: Mapping[str, Timed]) -> dict[tuple[str, View], bool]:
-    """Return which changes are no chance over all of them together (Holm), and large enough to count."""
-    p_values = {
-        (case, view): 2 * chance.below(-abs(contrast.z()))
-        for case, of_case in evidence.items()
-        for view, contrast in of_case.items()
-        if view in _VIEWS
-    }
-    found, left, holds = {}, len(p_values), True
-    for key, p_value in sorted(p_values.items(), key=lambda item: item[1]):
-        holds = holds and p_value <= FALSE_ALARMS / left
-        left -= 1
-        case, view = key
-        found[key] = holds and abs(evidence[case][view].loss) > theta(view, timed[case])
-    return found
-
-
-def _change(
-    view: View, contrast: Contrast, shown: Mapping[tuple[str, View], bool], case: str, timed: Mapping[str, Timed]
-) -> Change:
-    sign = -1 if view == "speedup" else 1
-    half = chance.student(0.975, contrast.degrees) * contrast.error
-    low, high = sorted(math.expm1(sign * contrast.loss + side) for side in (-half, half))
-    least = (chance.student(1 - FALSE_ALARMS / 2 / len(shown), contrast.degrees) + POWER_Z) * contrast.error
-    return Change(
-        view=view,
-        estimate=math.expm1(sign * contrast.loss),
-        low=low,
-        high=high,
-        sees=math.expm1(max(least, theta(view, timed[case]))),
-        shown=shown[case, view],
-        worse=contrast.loss > 0,
-        processes=(contrast.stored, contrast.new),
-    )
-
-
-def _doubts(timed: Timed) -> Iterator[str]:
-    """Yield why a run's processes of a case say little, by the rule of the gate."""
-    for name, run in (("first", timed.level[0]), ("second", timed.new)):
-        most = MOST_DISTURBED * len(run)
-        unsettled, disturbed = sum(not one.settled for one in run), sum(bool(one.disturbed) for one in run)
-        if unsettled > most:
-            yield f"{unsettled} of {len(run)} processes of the {name} run did not settle in their warm-up"
-        if disturbed > most:
-            yield f"{disturbed} of {len(run)} processes of the {name} run were disturbed"
 
 
 def _judged(

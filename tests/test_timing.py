@@ -127,7 +127,7 @@ def test_on_a_machine_at_another_speed_what_slows_the_case_and_its_plain_loop_al
     both = {"case": math.log(model * kernels), "plain": math.log(model * kernels), "kernels": math.log(kernels)}
     verdict = judge_time(_suite(changed={"c3": both}), NIGHTLY)["c3"]
     assert (verdict.word, verdict.processes_needed) == ("unresolved", NIGHTLY.confirm_processes)
-    said = r"machine: [+-]\d\.\d% but for what the plain loop moved .*another machine speed"
+    said = r"machine: of a loss of \+\d+\.\d% the plain loop has \+\d+\.\d%, and .*: another machine speed"
     assert re.match(said, verdict.reasons[0])
 
 

@@ -7,9 +7,9 @@ the model, a library, or the machine, which at another speed is seldom that for 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 
-from harness.gate.contrasts import Contrasts, Timed, theta
+from harness.gate.contrasts import Contrasts, Timed
 from harness.gate.observations import View
 from harness.gate.policy import MOST_DISTURBED, MOVED_Z, THETA, UNLIKE, UNLIKE_Z
 
@@ -38,27 +38,28 @@ def doubts_of(timed: Timed, evidence: Contrasts, *, slower: bool) -> Iterator[st
 
 
 def losses_of_the_machine(
-    timed: Timed, evidence: Contrasts, base: Contrasts | None, worse: Collection[View]
+    evidence: Contrasts, base: Contrasts | None, losses: Mapping[View, float]
 ) -> Iterator[tuple[View, str]]:
-    """Yield which losses may be the machine's, and why: without what the frozen plain loops moved nothing is left.
+    """Yield which losses may be the machine's, and why: it is at another speed, and the same work beside shows none.
+
+    Gains, which are losses below 0, are alike.
 
     Args:
-        timed: the case.
-        evidence: of it.
-        base: of the case that its speedup is taken over, if that was lost.
-        worse: the views in which it lost.
+        evidence: of the case.
+        base: of the case that its speedup is taken over, if there is one.
+        losses: of the views in which it lost beyond doubt, logarithms.
     """
     ours, theirs = evidence.whole.get("control"), base and base.whole.get("control")
     shifts: dict[View, float] = {"machine": ours.loss} if ours else {}
     if ours and theirs:
         shifts["speedup"] = ours.loss - theirs.loss
-    for view in sorted(shifts.keys() & worse):
-        left = evidence.fresh[view].loss - shifts[view]
+    for view in sorted(shifts.keys() & losses):
         kernels = _with_machine(shifts[view], evidence)
-        if left <= theta(view, timed) and kernels is not None:
+        if kernels is not None and losses.get("same work", 0.0) * losses[view] <= 0:
+            loss, shift = math.expm1(losses[view]), math.expm1(shifts[view])
             why = (
-                f"{view}: {math.expm1(left):+.1%} but for what the plain loop moved against the kernels, and those "
-                f"take {math.expm1(kernels):+.1%}: another machine speed, or a slower model"
+                f"{view}: of a loss of {loss:+.1%} the plain loop has {shift:+.1%}, "
+                f"and the kernels take {math.expm1(kernels):+.1%}: another machine speed, or a slower model"
             )
             yield view, why
 

@@ -195,7 +195,8 @@ def _verdict(
     main_fresh = evidence.fresh.get(primary(evidence))
     paired = main_fresh is not None and main_fresh.paired
     base = everyone.get(timed.base or "") if "speedup" in worse else None
-    machines = {} if paired else dict(losses_of_the_machine(timed, evidence, base, worse))
+    losses = {view: evidence.fresh[view].loss for view in worse}
+    machines = {} if paired else dict(losses_of_the_machine(evidence, base, losses))
     worse -= machines.keys()
     doubts = tuple(doubts_of(timed, evidence, slower="machine" in worse))
     if doubts or (machines and not worse):
