@@ -89,6 +89,11 @@ class Certifier:
             self.known[case] = found
         return self.known[case]
 
+    def keeps(self, case: Case, facts: dict[str, Any]) -> bool:
+        """Return whether a certificate need not be made; arguments as for `certificate`."""
+        file = self.kept / f"{case}-{self._key(case, facts)}.json"
+        return case in self.known or (not self.recertify and file.exists())
+
     def _make(self, case: Case, key: str) -> Certificate:
         strategy: Strategy = self.registry.find("strategies", case.strategy)
         reference, file = self._reference(case)

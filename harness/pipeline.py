@@ -114,6 +114,7 @@ class Pipeline:
             policy=options.policy,
             base_of=reference_of,
             budget_s=options.gate_budget_s,
+            certified=self._keeps_certificate,
             forbidden=selftest.forbids(_selftests(), host.hardware_digest),
         )
         self.explainer = Explainer(
@@ -269,13 +270,22 @@ class Pipeline:
         Raises:
             WorkerFailed: the strategy could not train the certified steps.
         """
+        return self.certifier.certificate(case, self._certified_by(case))
+
+    def _certified_by(self, case: Case) -> dict[str, Any]:
+        """Return what a case's certificate depends on; its warm start is trained first if need be."""
         settings, weights = self.ranks.settings(case), self.ranks.warm_start(case)
-        facts = {
+        return {
             "settings": settings.facts,
             "data": asdict(self.ranks.data(settings)),
             "weights": weights and weights.name,
         }
-        return self.certifier.certificate(case, facts)
+
+    def _keeps_certificate(self, case: Case) -> bool:
+        try:
+            return self.certifier.keeps(case, self._certified_by(case))
+        except HarnessError:
+            return False  # its test says why
 
     def largest_batch(self, case: Case) -> Largest:
         """Return the largest batch that fits a certified case's devices.

@@ -39,12 +39,16 @@ class Timekeeper:
     """What takes processes of the code that a case was accepted with; raises NoAcceptedCode."""
     budget_s: float | None = None
     """For the screen of a case; None leaves the number of processes to the policy."""
+    certified: Callable[[Case], bool] = lambda case: False
+    """Whether a case's certificate is kept, so that none has to be made after the screen."""
     forbidden: str = ""
     """Why no time of this machine is judged; nothing where it is."""
     verdicts: dict[Case, TimeVerdict] = field(default_factory=dict)
     said: tuple[str, ...] = ()
     """What is odd about the run as a whole, a sentence each."""
     _levels: dict[Case, tuple[tuple[Process, ...], ...]] = field(default_factory=dict)
+    _screen_s: float | None = None
+    """What the screen of this run may take; None for any time."""
     _beside: dict[Case, Sampler] = field(default_factory=dict)
     """What took processes of accepted code for a case."""
 
@@ -58,7 +62,10 @@ class Timekeeper:
         if self.forbidden:
             return
         policy, take = self.policy, self.sampler.take
-        until_s = None if policy.screen_s is None or self.budget_s else time.monotonic() + policy.screen_s
+        self._screen_s = None if self.budget_s else policy.screen_s
+        if self._screen_s is not None and policy.screen_kept_s is not None and all(map(self.certified, levels)):
+            self._screen_s = policy.screen_kept_s
+        until_s = None if self._screen_s is None else time.monotonic() + self._screen_s
         take(self._first(), stage="screen", rounds_s=policy.rounds_s, until_s=until_s)
         if self.budget_s:
             take(self._within(self.budget_s), stage="screen", rounds_s=policy.rounds_s)
@@ -95,7 +102,7 @@ class Timekeeper:
             why = f"it could not be timed beside its references: {str(failure).splitlines()[0]}"
             return TimeVerdict(word="unresolved", reasons=(why,))
         if case not in self.verdicts:
-            why = f"its turn did not come within the {self.policy.screen_s:g} s of policy {self.policy.name}"
+            why = f"its turn did not come within the {self._screen_s or 0:g} s of policy {self.policy.name}"
             return TimeVerdict(word="unresolved", reasons=(f"{why}: name fewer cases, or give --gate-budget",))
         return self.verdicts[case]
 

@@ -85,6 +85,16 @@ def test_a_certificate_is_paid_for_once(certifier, ranks, tmp_path):
     assert _kept(tmp_path) == [f"{CASE}-{made.key}.json"]
 
 
+def test_whether_one_is_kept_is_known_without_making_it(certifier, ranks):
+    assert not certifier().keeps(CASE, FACTS)
+    certifier().certificate(CASE, FACTS)
+    asked = len(ranks.asked)
+    assert certifier().keeps(CASE, FACTS)
+    assert not certifier(recertify=True).keeps(CASE, FACTS)
+    assert not certifier().keeps(CASE, FACTS | {"weights": "others"})
+    assert len(ranks.asked) == asked
+
+
 def test_recertify_pays_again_once_a_run(certifier, ranks):
     certifier().certificate(CASE, FACTS)
     again = certifier(recertify=True)

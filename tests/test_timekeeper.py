@@ -36,7 +36,7 @@ def clock(monkeypatch):
 def judged(clock):
     """Return a function that measures and judges cases of fake ranks; and returns the ranks and what was found."""
 
-    def run(levels=LEVELS, *, policy=NIGHTLY, budget_s=None, beside=None, **ranks):
+    def run(levels=LEVELS, *, policy=NIGHTLY, budget_s=None, beside=None, kept=(), **ranks):
         fake = FakeRanks(clock=clock, **ranks)
         accepted = beside and beside.sampler()
 
@@ -45,7 +45,14 @@ def judged(clock):
                 raise NoAcceptedCode("nobody has it")
             return accepted
 
-        keeper = Timekeeper(sampler=fake.sampler(), policy=policy, base_of=reference_of, accepted=of, budget_s=budget_s)
+        keeper = Timekeeper(
+            sampler=fake.sampler(),
+            policy=policy,
+            base_of=reference_of,
+            accepted=of,
+            budget_s=budget_s,
+            certified=lambda case: case in kept,
+        )
         keeper.run(levels)
         return fake, keeper
 
@@ -133,6 +140,12 @@ def test_cases_that_were_not_reached_in_time_are_unresolved_and_say_what_would_h
         assert verdict.reasons == (
             "its turn did not come within the 3 s of policy pr: name fewer cases, or give --gate-budget",
         )
+
+
+@pytest.mark.parametrize(("kept", "reached"), [(CASES, len(CASES)), (CASES[1:], 2)])
+def test_a_run_that_has_no_certificates_to_make_screens_for_longer(judged, kept, reached):
+    ranks, _ = judged(policy=replace(PR, screen_s=3.0, screen_kept_s=1000.0), kept=kept)
+    assert len({*ranks.cases}) == reached
 
 
 def test_a_case_that_could_not_be_sampled_is_unresolved_with_why_and_the_others_are_judged(judged):

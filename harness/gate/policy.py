@@ -65,6 +65,8 @@ class Policy:
     """The same for several ranks."""
     screen_s: float | None = None
     """Seconds that the screen of a run may take; cases that are not reached are unresolved. None takes all."""
+    screen_kept_s: float | None = None
+    """The same of a run whose certificates are all kept from earlier ones, which saves as much as it may take more."""
     again_s: float = 1200.0
     """Seconds that measuring unresolved cases again may take."""
 
@@ -102,6 +104,7 @@ POLICIES: Mapping[str, Policy] = {
             sees_one=0.25,
             sees_several=0.50,
             screen_s=45.0,
+            screen_kept_s=150.0,
         ),
         Policy(
             name="nightly",
