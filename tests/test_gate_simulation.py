@@ -19,7 +19,7 @@ from harness.gate.noise import Noise
 from harness.gate.policy import FALSE_ALARMS_OF_CASE, named
 from harness.gate.screening import suspects_of
 from harness.gate.timing import TimeVerdict, _p_value, judge_time, screen
-from harness.proof.rates import CASES, Count, rates
+from harness.proof.rates import CASES, Count, pairs, rates
 from harness.proof.simulator import BUSY, ELSEWHERE, QUIET, SHARED, Suite, gate
 
 NIGHTLY = named("nightly")
@@ -65,6 +65,21 @@ def test_a_slower_model_is_found_beside_the_accepted_code_whatever_the_speed_of_
     found = _rates(world=ELSEWHERE, paired=True, planted=12).models
     assert (found.of, found.bounds(0.99)[1] > 0.9) == (12, True)
     assert found.events > _rates(world=ELSEWHERE, planted=12).models.events
+
+
+@pytest.mark.parametrize("world", [QUIET, BUSY, SHARED, ELSEWHERE], ids=lambda world: world.name)
+def test_two_stored_runs_of_the_same_code_are_alike(world):
+    found = pairs(world, suites=40, planted=0, seed=5)
+    assert found.reds.of == 40
+    assert found.reds.bounds(0.99)[0] < 0.01
+    assert found.false_changes.bounds()[1] < 0.01
+
+
+def test_comparing_finds_what_is_large_and_a_comparison_without_its_bounds_would_cry_wolf(monkeypatch):
+    assert pairs(QUIET, suites=0, planted=12, seed=5).power[0.10].bounds(0.99)[1] > 0.9
+    monkeypatch.setattr("harness.gate.changes.FALSE_ALARMS", 0.9)
+    monkeypatch.setattr("harness.gate.changes.theta", lambda view, timed: 0.0)
+    assert pairs(QUIET, suites=20, planted=0, seed=5).reds.bounds(0.99)[0] > 0.01
 
 
 @pytest.mark.parametrize("policy", ["pr", "release"])

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=300,
         metavar="N",
-        help="simulated suites of each of 45 kinds, 40 ms each; 0 leaves gate.md as it is",
+        help="simulated suites of each of 60 kinds, 40 ms each; 0 leaves gate.md as it is",
     )
     parser.add_argument(
         "--runs",

@@ -8,7 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from harness.gate.policy import CREEP_RUNS, FALSE_ALARMS_OF_CASE
-from harness.proof.rates import CASES, CREPT, EFFECTS, MODEL, Count, Rates, figures
+from harness.proof.rates import CASES, CREPT, EFFECTS, MODEL, Count, Pairs, Rates, figures, pairs
 from harness.proof.simulator import WORLDS, World
 from harness.writing import whole
 
@@ -25,15 +25,17 @@ def write(path: Path, *, suites: int, seed: int = 0) -> None:
         seed: of everything random.
     """
     path.parent.mkdir(exist_ok=True)
-    text = "\n".join(page(list(figures(seed, suites)), suites=suites, seed=seed)) + "\n"
+    compared = [pairs(world, suites=suites, planted=max(1, suites // 2), seed=seed) for world in WORLDS]
+    text = "\n".join(page(list(figures(seed, suites)), compared, suites=suites, seed=seed)) + "\n"
     whole(path, text.encode())
 
 
-def page(found: list[Rates], *, suites: int, seed: int) -> Iterator[str]:
+def page(found: list[Rates], compared: Sequence[Pairs], *, suites: int, seed: int) -> Iterator[str]:
     """Yield the page's lines, in Markdown.
 
     Args:
         found: the rates of each policy in each world.
+        compared: those of `compare` in each world.
         suites: as they were made with.
         seed: the same.
     """
@@ -73,6 +75,18 @@ def page(found: list[Rates], *, suites: int, seed: int) -> Iterator[str]:
         for one in found
     ]
     yield from tabulate(covered, ["policy", "world", "stored", *views], tablefmt="github").splitlines()
+    yield ""
+    yield (
+        "`python -m harness compare` tests two stored runs once, without a screen, and calls no case changed whose "
+        f"frozen references moved ({compared[0].processes} processes of each case in either run):"
+    )
+    yield ""
+    head = ["world", "called changed, a case", "pairs of runs with one", *(f"finds {e:.0%}" for e in EFFECTS)]
+    told = [
+        [one.world, _share(one.false_changes), _share(one.reds), *(f"{one.power[e].rate:.0%}" for e in EFFECTS)]
+        for one in compared
+    ]
+    yield from tabulate(told, head, tablefmt="github").splitlines()
     yield ""
     yield "Held to the goals:"
     yield ""

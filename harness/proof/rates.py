@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from harness.gate import chance
+from harness.gate.changes import changes_of
 from harness.gate.observations import View
 from harness.gate.policy import CREEP_RUNS, POLICIES, Policy
 from harness.gate.timing import TimeVerdict, judge_time
@@ -171,6 +172,49 @@ def rates(
         mde=sorted(smallest)[len(smallest) // 2] if smallest else math.nan,
         processes=processes / (CASES * suites) if suites else math.nan,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """What `compare` said of two stored runs of one world."""
+
+    world: str
+    processes: int
+    """Of each case, in either run."""
+    reds: Count
+    """Pairs without a change of which a case is called changed."""
+    false_changes: Count
+    """Cases so called."""
+    power: dict[float, Count]
+    """Slowed cases that are called worse, by slowdown, in pairs in which some are slowed."""
+
+
+def pairs(world: World, *, suites: int, planted: int, seed: int) -> Pairs:
+    """Return the rates of `compare` over two runs of five processes a case, as the nightly policy stores them.
+
+    Args:
+        world: to draw from.
+        suites: pairs without a change.
+        planted: pairs in which each of `EFFECTS` slows a case.
+        seed: of everything random.
+    """
+    policy = POLICIES["nightly"]
+    unchanged = {f"case {number}": 0.0 for number in range(CASES)}
+    slowed = dict(zip(list(unchanged)[1:], EFFECTS, strict=False))
+    reds = changed = Count()
+    power = dict.fromkeys(EFFECTS, Count())
+    for number in range(suites):
+        found = changes_of(_suite(policy, world, 1, False, (seed, 3, number), unchanged).cases)
+        wrong = sum(not doubts and any(one.shown for one in changes) for changes, doubts in found.values())
+        reds += Count(wrong > 0, 1)
+        changed += Count(wrong, len(found))
+    for number in range(planted):
+        changes = unchanged | {case: math.log1p(effect) for case, effect in slowed.items()}
+        found = changes_of(_suite(policy, world, 1, False, (seed, 4, number), changes).cases)
+        for case, effect in slowed.items():
+            shown, doubts = found[case]
+            power[effect] += Count(not doubts and any(one.shown and one.worse for one in shown), 1)
+    return Pairs(world=world.name, processes=policy.processes, reds=reds, false_changes=changed, power=power)
 
 
 def _suite(
