@@ -116,6 +116,14 @@ def test_nodes_that_do_not_come_are_counted_and_it_is_said_what_to_do(tmp_path):
     assert session._starter is None
 
 
+def test_nodes_that_once_did_not_come_are_waited_for_less_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(_nodes, "_GONE_S", 0.25)
+    session = NodesSession(_way(2, 0.5, start=_sleeps), "cpu", tmp_path)
+    for waited_s in ("0.5", "0.25", "0.25"):
+        with pytest.raises(CannotRun, match=f"0 of 2 nodes joined within {waited_s} s"):
+            session.gather()
+
+
 def test_what_starts_the_agents_and_ends_at_once_is_told_with_its_words(tmp_path):
     def fails(port, log):
         log.write_text("srun: error: no such partition\n")

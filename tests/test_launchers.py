@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 
 import psutil
 import pytest
 
 from harness.case import Case
 from harness.errors import CannotRun, WorkerFailed
+from tests.waiting import soon
 
 
 def _case(strategy: str, gpus: int = 2) -> Case:
@@ -31,16 +31,6 @@ def _ranks_alive(pipeline) -> list[psutil.Process]:
 def _open_files(process):
     folder = f"/proc/{process.pid}/fd"
     return [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]  # noqa: PTH115, PTH208
-
-
-def _soon(condition, seconds=10.0):
-    """Wait for what must come to be, however slow the machine; far beyond what it takes."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return bool(condition())
 
 
 @pytest.mark.parametrize(
@@ -97,7 +87,7 @@ def test_torchrun_measures_the_same_case_and_names_a_killed_rank(make_pipeline):
     assert cold.launcher == "torchrun"
     with pytest.raises(WorkerFailed, match=r"rank 1 of 2 was killed by SIGKILL during train"):
         pipeline.measure(_case("killed"))
-    assert _soon(lambda: not _ranks_alive(pipeline))
+    assert soon(lambda: not _ranks_alive(pipeline))
 
 
 def test_warm_and_cold_ranks_train_alike(make_pipeline, pipeline):

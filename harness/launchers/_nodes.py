@@ -18,6 +18,7 @@ import secrets
 import select
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -49,7 +50,9 @@ _TOGETHER_S = 0.3
 _END_S = 10.0
 """Time in which what was started ends by itself, once its connection is gone."""
 _AGAIN_S = 120.0
-"""Time in which the nodes must have joined after one was lost, which may be for good: for each case that follows."""
+"""Time in which the nodes must have joined after one was lost, which may be for good."""
+_GONE_S = 30.0
+"""The same after they once did not: for each case that follows."""
 _VISIBLE_S = 30.0
 """Time in which a file that another node wrote is seen here: NFS keeps what it knows of a folder so long."""
 
@@ -100,6 +103,25 @@ class Way:
     """Time in which all nodes must have joined."""
     advice: str
     """What to do when they have not, a sentence's end."""
+
+
+def joining(options: Sequence[str], log: Path, *, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Start `python -m harness join` in a session of its own: Ctrl-C is pytest's to handle, which then closes this.
+
+    Args:
+        options: of it.
+        log: for what it says.
+        before: a program that starts it.
+    """
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*before, sys.executable, "-m", "harness", "join", *options, "--once"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=_outcome.environment("cpu"),
+            start_new_session=True,
+        )
 
 
 class NodesSession:
@@ -197,8 +219,10 @@ class NodesSession:
                     elif starter.poll() is not None:
                         raise CannotRun(f"no agents on the nodes: they ended before they joined{_tail(log)}")
                     elif time.monotonic() > end_s:
+                        waited_s = self._way.wait_s
+                        self._way = replace(self._way, wait_s=min(waited_s, _GONE_S))
                         raise CannotRun(
-                            f"{len(joined)} of {self._way.count} nodes joined within {self._way.wait_s:g} s; "
+                            f"{len(joined)} of {self._way.count} nodes joined within {waited_s:g} s; "
                             f"{self._way.advice}{_tail(log)}"
                         )
         except BaseException:

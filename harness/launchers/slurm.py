@@ -11,13 +11,12 @@ import os
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from harness import host as hosts
 from harness.errors import CannotRun
 from harness.host import Host
-from harness.launchers import _nodes, _outcome
+from harness.launchers import _nodes
 from harness.launchers._nodes import NodesSession, Way
 from harness.nodes import Joining
 from harness.plugins import Launcher
@@ -42,16 +41,7 @@ def _way(joining: Joining) -> Way:
     options += shlex.split(joining.srun)
 
     def start(port: int, log: Path) -> subprocess.Popen[bytes]:
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                ["srun", *options, sys.executable, "-m", "harness", "join", f":{port}", "--once"],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=_outcome.environment("cpu"),
-                # Ctrl-C is pytest's to handle; it then closes the session.
-                start_new_session=True,
-            )
+        return _nodes.joining([f":{port}"], log, before=["srun", *options])
 
     return Way(
         address="",

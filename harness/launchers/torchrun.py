@@ -9,13 +9,12 @@ Over several machines without a scheduler, one torchrun on each:
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 from harness import host as hosts
 from harness.errors import HarnessError
 from harness.host import Host
-from harness.launchers import _nodes, _outcome
+from harness.launchers import _nodes
 from harness.launchers._nodes import NodesSession, Way
 from harness.launchers.warm import WarmSession
 from harness.nodes import Joining
@@ -35,15 +34,7 @@ def _way(joining: Joining) -> Way:
         )
 
     def start(port: int, log: Path) -> subprocess.Popen[bytes]:
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", "harness", "join", f"{address}:{port}", "--once", "--place", "0"],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=_outcome.environment("cpu"),
-                start_new_session=True,
-            )
+        return _nodes.joining([f"{address}:{port}", "--place", "0"], log)
 
     return Way(
         address=address,
