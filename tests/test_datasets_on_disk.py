@@ -144,6 +144,8 @@ def edited(change: Callable[[Any], Any]) -> Callable[[str], str]:
         (edited(lambda c: c["annotations"][2].pop("bbox")), "annotations.2.bbox: Field required"),
         (edited(lambda c: c["annotations"][2].update(bbox=[1, 2, 3])), "annotations.2.bbox"),
         (edited(lambda c: c["annotations"][2].update(area=float("nan"))), "annotations.2.area"),
+        (edited(lambda c: c["images"][1].update(file_name="../../a.jpg")), "image outside its folder, '../../a.jpg'"),
+        (edited(lambda c: c["images"][1].update(file_name="/etc/a.jpg")), "an image outside its folder, '/etc/a.jpg'"),
         (edited(lambda c: c["annotations"][2].update(image_id=99)), "images it does not have, the first is 99"),
         (edited(lambda c: c["annotations"][2].update(category_id=5)), "categories it does not have, the first is 5"),
         (edited(lambda c: c["categories"][0].update(id=91)), "categories .*the first is 91"),

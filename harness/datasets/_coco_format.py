@@ -246,6 +246,9 @@ def _read(path: Path, classes: int, mend: str, *, outlines: bool) -> CocoFile:
         raise DataError(f"annotations {path} are not in COCO's format: {place}: {first['msg']}; {mend}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"annotations {path} are no JSON: {error}; {mend}") from error
+    for image in content.images:
+        if Path(image.file_name).is_absolute() or ".." in Path(image.file_name).parts:
+            raise DataError(f"annotations {path} name an image outside its folder, {image.file_name!r}; {mend}")
     for kind, known, named in (
         ("categories", set(range(1, classes + 1)), (category.id for category in content.categories)),
         ("categories", {category.id for category in content.categories}, (a.category_id for a in content.annotations)),
