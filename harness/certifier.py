@@ -8,15 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from harness import certificate as certificates
 from harness.case import Case
-from harness.certificate import Certificate, Played, Row
+from harness.certificate import Certificate, Played
 from harness.gate.evidence import Evidence
 from harness.gate.sameness import judge
-from harness.plugins import Strategy, Traffic, Unit
+from harness.plugins import Strategy
 from harness.registry import Registry
 from harness.results import RankReport
 from harness.source import file_of, source_of
@@ -100,12 +99,11 @@ class Certifier:
         reports, seconds = self.launch(case, f"{case}: certificate", purpose="certify", reference=file)
         evidence = Evidence(
             case=case,
-            strategy=_laid_out(strategy, case),
+            strategy=strategy,
             reference=reference,
             ranks=[certificates.watched(report.extra["watched"]) for report in reports],
         )
-        found = judge(evidence, key=key, seconds=seconds, unix_time=time.time())
-        return _held_within_nodes(found, strategy, evidence) if strategy.hierarchy else found
+        return judge(evidence, key=key, seconds=seconds, unix_time=time.time())
 
     def _reference(self, case: Case) -> tuple[Played, Path]:
         """Return what the reference did, and its state: the same for every strategy."""
@@ -127,54 +125,6 @@ class Certifier:
         for text in (source_of(strategy.shard), source_of(model.build), *_texts(files)):
             digest.update(text)
         return digest.hexdigest()[:16]
-
-
-def _laid_out(strategy: Strategy, case: Case) -> Strategy:
-    """Return a strategy for several nodes with what it moves over those of a case.
-
-    gloo reports a reduce-scatter as an all-reduce of the whole, so the two are told as one kind.
-    """
-    hierarchy, per_node = strategy.hierarchy, case.gpus_per_node
-    if hierarchy is None or per_node is None:
-        return strategy
-
-    def traffic(units: Sequence[Unit], ranks: int) -> Sequence[Traffic]:
-        found: dict[Any, list[Traffic]] = {}
-        for moved in hierarchy.traffic(units, ranks, per_node):
-            found.setdefault("all_reduce" if moved.kind == "reduce_scatter" else moved.kind, []).append(moved)
-        return [
-            Traffic(
-                kind=kind,
-                elements=sum(one.elements for one in of_kind),
-                calls=None if any(one.calls is None for one in of_kind) else sum(one.calls or 0 for one in of_kind),
-            )
-            for kind, of_kind in found.items()
-        ]
-
-    return replace(strategy, traffic=traffic)
-
-
-def _held_within_nodes(found: Certificate, strategy: Strategy, evidence: Evidence) -> Certificate:
-    """Return a certificate with what a rank keeps held to what it must where a node has copies of its own."""
-    case, sizes, ranks = evidence.case, evidence.reference.sizes, evidence.ranks
-    assert strategy.hierarchy is not None
-    shares = strategy.hierarchy.held(case.gpu_count, case.gpus_per_node or case.gpu_count)
-    small = sum(size for size in sizes if size < strategy.whole_below)
-    wholes = sum(sizes), evidence.played[0].held_state
-    held = fmean(rank.held_parameters for rank in ranks), fmean(rank.held_state for rank in ranks)
-    wanted = shares[0] * wholes[0] + small, shares[1] * wholes[1]
-    # Padding, as `harness.gate.regime` allows it.
-    same = all(0.9 * most - 1024 <= own <= 1.1 * most + 1024 for own, most in zip(held, wanted, strict=True))
-
-    def words(parameters: float, state: float) -> str:
-        return f"a rank keeps {parameters:,.0f} elements of parameters and {state:,.0f} of the optimizer's state"
-
-    row = Row(fact="sharding", strategy=words(*held), reference=words(*wanted), same=same)
-    if same:
-        row = replace(row, reference=row.strategy)
-    causes = () if same else (f"{row.fact}: {row.strategy}, must be {row.reference}",)
-    others = tuple(one for one in found.regime if one.fact != row.fact)
-    return replace(found, regime=(*others, row), causes=(*found.causes, *causes))
 
 
 def _texts(files: Iterable[Path]) -> Iterable[bytes]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
 
 from harness.anatomy import memory
 from harness.case import Case
-from harness.certifier import _held_within_nodes, _laid_out
+from harness.certificate import Collective
 from harness.gate.evidence import Evidence
-from harness.plugins import Share, Traffic
+from harness.gate.regime import rows
+from harness.plugins import Share
 from harness.registry import discover
-from tests.made import made_certificate, made_played, made_watched
+from tests.made import made_played, made_watched
 
 SHAPES = ((4, 4), (4,), (3, 4), (3,))
 UNITS = (SHAPES[:2], SHAPES[2:])
@@ -51,42 +51,45 @@ def test_hpz_keeps_between_steps_what_zero3_keeps_on_all_ranks():
         assert strategies["zero3_hpz"].memory(_share(rank)) == strategies["zero3"].memory(_share(rank))
 
 
-def _evidence(strategy, *held):
-    ranks = tuple(
-        made_watched(rank, held_parameters=parameters, held_state=state)
-        for rank, (parameters, state) in enumerate(held)
-    )
-    case = Case.parse(f"net-{strategy.name}-4gpu-bs4-pernode2")
-    played = made_played(4, sizes=(90_000, 10_000), trained=100_000)
-    played = replace(played, ranks=tuple(replace(rank, held_state=100_000) for rank in played.ranks))
-    return Evidence(case=case, strategy=strategy, reference=played, ranks=ranks)
-
-
 HSDP = discover().find("strategies", "hsdp")
+MOVED = {"all_gather": (30, 3), "all_reduce": (40 + 20, 2 + 2)}
+"""By `UNITS` on two nodes of two ranks; gloo tells a reduce-scatter as an all-reduce, which there is one of besides."""
+
+
+def _row(fact, *, held=(18, 18), moved=MOVED, case_id="net-hsdp-4gpu-bs4-pernode2"):
+    """Return a row of the regime of four ranks that keep so many elements of 36 and move what is given."""
+    collectives = tuple(
+        Collective(backend="gloo", kind=kind, type="fp32", calls=calls, elements=elements)
+        for kind, (elements, calls) in moved.items()
+    )
+    kept = {"held_parameters": held[0] * 1000, "held_state": held[1] * 1000, "collectives": collectives}
+    played = made_played(4, sizes=(36_000,), trained=36_000, units=UNITS)
+    played = replace(played, ranks=tuple(replace(rank, held_state=36_000) for rank in played.ranks))
+    ranks = tuple(made_watched(rank, **kept) for rank in range(4))
+    evidence = Evidence(case=Case.parse(case_id), strategy=HSDP, reference=played, ranks=ranks)
+    return next((row for row in rows(evidence) if row.fact == fact), None)
 
 
 def test_half_of_everything_on_each_of_two_ranks_of_a_node_is_right():
-    found = _held_within_nodes(made_certificate(), HSDP, _evidence(HSDP, *[(50_000, 50_000)] * 4))
-    assert found.granted
-    assert next(row for row in found.regime if row.fact == "sharding").same
+    row = _row("sharding")
+    assert row.same
+    assert row.strategy == "a rank keeps 50% of the parameters and 50% of the optimizer state"
 
 
-@pytest.mark.parametrize("held", [(100_000, 100_000), (25_000, 25_000), (50_000, 100_000)])
+@pytest.mark.parametrize("held", [(36, 36), (9, 9), (18, 36), (18, 9)])
 def test_what_is_sharded_over_no_ranks_or_over_all_is_found(held):
-    found = _held_within_nodes(made_certificate(), HSDP, _evidence(HSDP, *[held] * 4))
-    assert not found.granted
-    assert "must be a rank keeps 50,000 elements of parameters and 50,000 of the optimizer's state" in found.causes[0]
+    row = _row("sharding", held=held)
+    assert not row.same
+    assert row.reference == "a rank keeps 50% of the parameters and 50% of the optimizer state"
 
 
-def test_what_it_moves_is_told_as_gloo_reports_it():
-    laid_out = _laid_out(HSDP, Case.parse("net-hsdp-4gpu-bs4-pernode2"))
-    assert laid_out.traffic(UNITS, 4) == [
-        Traffic(kind="all_gather", elements=30, calls=3),
-        Traffic(kind="all_reduce", elements=40 + 20, calls=2 + 2),
-    ]
-    assert sum(map(math.prod, SHAPES)) == 35
+def test_what_it_moves_within_a_node_and_over_nodes_is_added_up_as_gloo_reports_it():
+    row = _row("communication")
+    assert row.same
+    assert row.strategy == "all_gather of 30 in 3, all_reduce of 60 in 4"
+    for wrong in (MOVED | {"all_reduce": (40, 2)}, MOVED | {"all_reduce": (60, 5)}, {"all_gather": (30, 3)}):
+        assert not _row("communication", moved=wrong).same
 
 
-def test_a_strategy_for_one_node_is_left_as_it_is():
-    ddp = discover().find("strategies", "ddp")
-    assert _laid_out(ddp, Case.parse("net-ddp-4gpu-bs4-pernode2")) is ddp
+def test_without_nodes_nothing_of_its_traffic_is_known():
+    assert _row("communication", case_id="net-hsdp-4gpu-bs4") is None

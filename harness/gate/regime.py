@@ -8,6 +8,7 @@ from statistics import fmean
 
 from harness.certificate import Group, Row, Watched
 from harness.gate.evidence import Evidence, near, norms_of, tolerance
+from harness.plugins import Traffic
 
 
 def rows(evidence: Evidence) -> Iterator[Row]:
@@ -169,17 +170,21 @@ def _batch_norm(evidence: Evidence) -> Row:
 def _sharding(evidence: Evidence) -> Row:
     """Compare what a rank keeps, on the mean over the ranks, with what its strategy says it shards."""
     strategy, ranks, sizes = evidence.strategy, evidence.ranks, evidence.reference.sizes
-    count = len(ranks)
-    whole = sum(sizes)
-    small = sum(size for size in sizes if size < strategy.whole_below)
+    per_node = evidence.case.gpus_per_node if strategy.hierarchy is not None else None
+    if strategy.hierarchy is not None and per_node is not None:
+        shares = strategy.hierarchy.held(evidence.case.gpu_count, per_node)
+    else:
+        one = 1 / len(ranks)
+        shares = one if "parameters" in strategy.shards else 1.0, one if "optimizer" in strategy.shards else 1.0
+    whole, state = sum(sizes), evidence.played[0].held_state
     # ZeRO-3 keeps its share of a small parameter beside the whole.
-    wanted_parameters = whole / count + small if "parameters" in strategy.shards else whole
-    state = evidence.played[0].held_state
-    wanted_state = state / count if "optimizer" in strategy.shards else state
+    small = sum(size for size in sizes if size < strategy.whole_below) if shares[0] < 1 else 0
+    wanted_parameters, wanted_state = shares[0] * whole + small, shares[1] * state
     held_parameters = fmean(rank.held_parameters for rank in ranks)
     held_state = fmean(rank.held_state for rank in ranks)
     fits = [
-        held <= 1.1 * wanted + 1024
+        # A node's own copies must be there; else less is no fault.
+        held <= 1.1 * wanted + 1024 and (per_node is None or held >= 0.9 * wanted - 1024)
         for held, wanted in ((held_parameters, wanted_parameters), (held_state, wanted_state))
     ]
 
@@ -202,18 +207,22 @@ def _traffic(evidence: Evidence) -> Iterator[Row]:
     gloo does a reduce-scatter as an all-reduce of the whole, and reports it so. What NCCL reports is not judged: it has
     not been seen.
     """
-    strategy, reference, ranks = evidence.strategy, evidence.reference, evidence.ranks
+    reference, ranks = evidence.reference, evidence.ranks
     seen = [c for rank in ranks for c in rank.collectives if c.type in _FLOATING]
-    known = strategy.traffic is not None and evidence.case.accumulation == 1 and len(ranks) == evidence.case.gpu_count
+    known = evidence.case.accumulation == 1 and len(ranks) == evidence.case.gpu_count
     whole = bool(reference.units) and reference.trained == sum(reference.sizes)
-    if strategy.traffic is None or not (known and whole and len(ranks) > 1) or {c.backend for c in seen} - {"gloo"}:
+    if not (known and whole and len(ranks) > 1) or {c.backend for c in seen} - {"gloo"}:
+        return
+    if (traffic := _expected(evidence)) is None:
         return
     if not all(map(any, zip(*(rank.gradient_squares for rank in ranks), strict=True))):
         return  # the loss scaler skipped a step: with it what follows an update, and the next one gathers anew
     wanted: dict[str, tuple[int, int | None]] = {}
-    for moved in strategy.traffic(reference.units, len(ranks)):
+    for moved in traffic:
         kind = "all_reduce" if moved.kind == "reduce_scatter" else moved.kind
-        wanted[kind] = (moved.elements, moved.calls)
+        elements, calls = wanted.get(kind, (0, 0))
+        more = None if calls is None or moved.calls is None else calls + moved.calls
+        wanted[kind] = (elements + moved.elements, more)
     for rank in ranks:
         own = {c.kind: (c.elements, c.calls) for c in rank.collectives if c.type in _FLOATING}
         same = own.keys() == wanted.keys() and all(
@@ -222,6 +231,14 @@ def _traffic(evidence: Evidence) -> Iterator[Row]:
         if not same or rank is ranks[-1]:
             yield Row(fact="communication", strategy=_moved(own), reference=_moved(own if same else wanted), same=same)
             return
+
+
+def _expected(evidence: Evidence) -> Sequence[Traffic] | None:
+    """Return what a rank must move in the certified steps; None where no closed form tells."""
+    strategy, case, units = evidence.strategy, evidence.case, evidence.reference.units
+    if strategy.hierarchy is not None and case.gpus_per_node is not None:
+        return strategy.hierarchy.traffic(units, len(evidence.ranks), case.gpus_per_node)
+    return None if strategy.traffic is None else strategy.traffic(units, len(evidence.ranks))
 
 
 _FLOATING = ("fp32", "bf16", "fp16")
