@@ -1,7 +1,7 @@
 """Image classifiers under every strategy."""
 
 from harness.plugins import InputKind
-from harness.suite import Grid
+from harness.session.suite import Grid
 
 GRID = Grid(input=InputKind.IMAGES)
 

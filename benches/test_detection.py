@@ -1,7 +1,7 @@
 """Object detectors under every strategy."""
 
 from harness.plugins import InputKind
-from harness.suite import Grid
+from harness.session.suite import Grid
 
 GRID = Grid(input=InputKind.DETECTION)
 

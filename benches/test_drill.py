@@ -22,11 +22,11 @@ import pytest
 
 from harness.case import Case
 from harness.errors import HarnessError
-from harness.leftovers import abandoned, look, processes_of
+from harness.machine.leftovers import abandoned, look, processes_of
 from harness.proof.drill import FAULTS, STRATEGIES, Drill, Trial, packed, wrong
-from harness.ranks import cache_folder
-from harness.recording import ReplayClock
-from harness.writing import whole
+from harness.running.ranks import cache_folder
+from harness.session.recording import ReplayClock
+from harness.stored.writing import whole
 
 pytestmark = pytest.mark.when_named("drill")
 

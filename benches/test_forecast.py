@@ -6,7 +6,7 @@ import pytest
 
 from harness.anatomy import forecast, outlook
 from harness.case import Case
-from harness.recording import ReplayClock
+from harness.session.recording import ReplayClock
 
 pytestmark = pytest.mark.when_named("forecast_links")
 

@@ -22,20 +22,20 @@ from harness import gate
 from harness.anatomy.memory import figures
 from harness.anatomy.telemetry import disturbance
 from harness.case import Case
-from harness.certifier import Certifier
 from harness.errors import WorkerFailed
 from harness.gate.contrasts import Timed
 from harness.gate.exact import compare
 from harness.gate.observations import observe
 from harness.gate.policy import named
 from harness.gate.timing import judge_time, screen
-from harness.pipeline import reference_of
 from harness.proof.confusion import Night, Trial, contradictions, counted, lines, packed, unpacked
-from harness.ranks import Ranks, cache_folder
-from harness.recording import ReplayClock
 from harness.records.account import account
-from harness.sampler import Sampler
-from harness.writing import whole
+from harness.running.certifier import Certifier
+from harness.running.pipeline import reference_of
+from harness.running.ranks import Ranks, cache_folder
+from harness.running.sampler import Sampler
+from harness.session.recording import ReplayClock
+from harness.stored.writing import whole
 
 pytestmark = pytest.mark.when_named("gate_proof")
 

@@ -7,7 +7,7 @@ import pytest
 
 from harness.case import Case
 from harness.metrics.timing import fixed_s
-from harness.recording import ReplayClock
+from harness.session.recording import ReplayClock
 
 pytestmark = pytest.mark.when_named("harness_cost")
 

@@ -8,8 +8,8 @@ import pytest
 
 from harness.case import Case, grid
 from harness.errors import CannotRun
-from harness.recording import ReplayClock
-from harness.suite import suite_of
+from harness.session.recording import ReplayClock
+from harness.session.suite import suite_of
 
 pytestmark = pytest.mark.when_named("loader")
 

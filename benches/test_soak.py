@@ -13,13 +13,13 @@ import pytest
 
 from harness.case import Case
 from harness.metrics.timing import fixed_s
-from harness.pipeline import Pipeline
 from harness.profiles import Profile
 from harness.proof.drill import Drill, Soak, halves, packed
-from harness.ranks import cache_folder
-from harness.recording import ReplayClock
-from harness.suite import suite_of
-from harness.writing import whole
+from harness.running.pipeline import Pipeline
+from harness.running.ranks import cache_folder
+from harness.session.recording import ReplayClock
+from harness.session.suite import suite_of
+from harness.stored.writing import whole
 
 pytestmark = pytest.mark.when_named("soak")
 

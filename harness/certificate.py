@@ -13,9 +13,9 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from harness import reading
 from harness.errors import StoreError
-from harness.writing import whole
+from harness.stored import reading
+from harness.stored.writing import whole
 
 _STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 

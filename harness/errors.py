@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from harness.escaping import escaped
+from harness.stored.escaping import escaped
 
 
 class HarnessError(Exception):

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import store
 from harness.anatomy.load import busy_share, power_w
 from harness.case import Case
 from harness.errors import StoreError
@@ -14,7 +13,8 @@ from harness.metrics.loss import epoch_losses, last_loss
 from harness.metrics.memory import peak_bytes
 from harness.metrics.timing import efficiency, images_per_s, speedup, step_s
 from harness.results import Result
-from harness.store import Stored
+from harness.stored import store
+from harness.stored.store import Stored
 
 if TYPE_CHECKING:
     from pandas import DataFrame

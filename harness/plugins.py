@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from harness.evidence.runs import Evidence
     from harness.evidence.tables import Table
     from harness.figures.charts import Figure
-    from harness.host import Host
-    from harness.job import Job
-    from harness.nodes import Joining
+    from harness.machine.host import Host
+    from harness.machine.nodes import Joining
     from harness.profiles import StudyProfile
     from harness.registry import Registry
     from harness.results import RankReport, Result
+    from harness.running.job import Job
 
 
 class InputKind(StrEnum):

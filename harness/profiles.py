@@ -17,8 +17,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from harness.errors import ProfileError, unknown
-from harness.job import OptimizerSettings
 from harness.plugins import Augmentation, InputKind, Model, Normalisation
+from harness.running.job import OptimizerSettings
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 

@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from harness import reading
 from harness.errors import StoreError
+from harness.stored import reading
 
 FOLDER = Path(__file__).parents[1] / "baselines" / "published"
 MOST_APART = 1.1

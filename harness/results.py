@@ -22,7 +22,7 @@ from harness.records.ceilings import Ceilings, Loaded
 from harness.records.samples import Samples
 from harness.records.telemetry import Telemetry
 from harness.records.trace import RankTrace
-from harness.writing import whole
+from harness.stored.writing import whole
 
 SCHEMA = 1
 

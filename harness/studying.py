@@ -9,11 +9,11 @@ from pathlib import Path
 from harness.case import Case
 from harness.errors import HarnessError
 from harness.evidence.runs import Evidence, Run
-from harness.pipeline import Outcome
 from harness.plugins import Planned, Study
 from harness.profiles import Profile, StudyProfile
 from harness.published import Published, load
 from harness.registry import Registry
+from harness.running.pipeline import Outcome
 
 
 @dataclass(slots=True, kw_only=True)

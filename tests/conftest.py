@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from harness import host as hosts
-from harness.pipeline import Pipeline
+from harness.machine import host as hosts
 from harness.profiles import Profile
-from harness.ranks import RunOptions
 from harness.registry import discover
+from harness.running.pipeline import Pipeline
+from harness.running.ranks import RunOptions
 
 pytest_plugins = ["pytester"]
 

@@ -13,7 +13,7 @@ from harness.case import Case
 from harness.errors import WorkerFailed
 from harness.records.samples import Samples
 from harness.results import RankReport
-from harness.sampler import Sampler
+from harness.running.sampler import Sampler
 from tests.made import made_report
 
 WALL_S = 2.0

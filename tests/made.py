@@ -7,15 +7,15 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-from harness.baselines import Baseline
 from harness.case import Case
 from harness.certificate import Certificate, Difference, Figure, Group, Played, Row, Slot, Watched
-from harness.host import Gpu, Host
+from harness.machine.host import Gpu, Host
 from harness.records.account import Account, Held
 from harness.records.samples import RankSamples, Samples
 from harness.records.trace import Call, RankTrace, TracedStep, packed
 from harness.results import EpochReport, Memory, RankReport, Result
-from harness.store import Stored
+from harness.stored.baselines import Baseline
+from harness.stored.store import Stored
 
 GIB = 2**30
 

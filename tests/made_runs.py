@@ -9,11 +9,11 @@ from typing import Any
 from harness.case import Case
 from harness.gate.limits import Verdict
 from harness.gate.timing import Effect, TimeVerdict
-from harness.pipeline import Outcome, reference_of
 from harness.registry import discover
 from harness.report.reported import Run
 from harness.results import Result
-from harness.store import pack, sealed
+from harness.running.pipeline import Outcome, reference_of
+from harness.stored.store import pack, sealed
 from tests.made import made_baseline, made_certificate, made_report, made_result, made_samples
 
 REGISTRY = discover()

@@ -38,7 +38,7 @@ def _moment() -> list[str]:
 
 
 def _die(module, kind: str, number: str, at: str = "0") -> None:
-    from harness import checkpoints
+    from harness.stored import checkpoints
 
     left = int(number)
 

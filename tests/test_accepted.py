@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.accepted import AcceptedCode, NoAcceptedCode, chosen, lay_out, refuse
 from harness.case import Case
 from harness.launchers import _outcome
-from harness.ranks import RunOptions
-from harness.store import Stored, commit_of
+from harness.running.accepted import AcceptedCode, NoAcceptedCode, chosen, lay_out, refuse
+from harness.running.ranks import RunOptions
+from harness.stored.store import Stored, commit_of
 from tests.made import made_host, made_result
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

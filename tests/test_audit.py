@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from harness import certificate as certificates
-from harness import saved_models, store
 from harness.__main__ import main
 from harness.audit.files import audit
 from harness.registry import discover
-from harness.saved_models import SavedModel
+from harness.stored import saved_models, store
+from harness.stored.saved_models import SavedModel
 from tests.made import made_certificate
 
 ROOT = Path(__file__).parents[1]

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from harness import store
-from harness.baselines import MOST_AUTOSAVED, MOST_RUNS, Baselines, is_autosaved
 from harness.errors import StoreError
+from harness.stored import store
+from harness.stored.baselines import MOST_AUTOSAVED, MOST_RUNS, Baselines, is_autosaved
 from tests.made import made_certificate, made_host, made_result
 
 CASE = "resnet18-zero1-2gpu-bs8"

@@ -10,12 +10,12 @@ from types import ModuleType
 import pytest
 
 from harness import certificate as certificates
-from harness import certifier as certifiers
 from harness.case import Case
 from harness.certificate import Certificate, to_json
-from harness.certifier import Certifier
 from harness.errors import StoreError, WorkerFailed
 from harness.registry import discover
+from harness.running import certifier as certifiers
+from harness.running.certifier import Certifier
 from harness.source import source_of
 from tests.made import made_certificate, made_played, made_report, made_watched
 
@@ -146,7 +146,7 @@ def test_every_axis_of_the_case_makes_another_certificate(certifier):
         "worker/training.py",
         "gate/sameness.py",
         "certificate.py",
-        "certifier.py",
+        "running/certifier.py",
         "strategies/_eager.py",
         "strategies/data_parallel.py",
         "models/resnet.py",

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from harness import checkpoints
-from harness.checkpoints import Kept
 from harness.errors import StoreError
-from harness.job import DataSettings, Job, OptimizerSettings
 from harness.metrics.accuracy import ACCURACY
 from harness.metrics.loss import LOSS
 from harness.results import EpochReport
+from harness.running.job import DataSettings, Job, OptimizerSettings
+from harness.stored import checkpoints
+from harness.stored.checkpoints import Kept
 from harness.worker.keeping import nothing, unmeasured
 
 JOB = Job(
@@ -173,12 +173,12 @@ def test_two_runs_do_not_keep_one_training_at_once(tmp_path):
     folder = tmp_path / "checkpoints" / "net-ddp-1gpu-bs8-seed0"
     code = (
         "import pathlib, sys\n"
-        "from harness import checkpoints\n"
+        "from harness.stored import checkpoints\n"
         f"with checkpoints.held(pathlib.Path({str(folder)!r})):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
     )
-    root = Path(checkpoints.__file__).parents[1]
+    root = Path(checkpoints.__file__).parents[2]
     with subprocess.Popen([sys.executable, "-c", code], cwd=root, text=True, stdin=-1, stdout=-1) as other:
         assert other.stdout.readline() == "held\n"
         says = rf"process {other.pid} keeps the training net-ddp-1gpu-bs8-seed0 .*--resume"
@@ -194,11 +194,11 @@ def test_a_lock_whose_holder_was_killed_is_nobodys(tmp_path):
     folder = tmp_path / "net-seed0"
     code = (
         "import os, pathlib, signal\n"
-        "from harness import checkpoints\n"
+        "from harness.stored import checkpoints\n"
         f"with checkpoints.held(pathlib.Path({str(folder)!r})):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    root = Path(checkpoints.__file__).parents[1]
+    root = Path(checkpoints.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == -signal.SIGKILL
     assert folder.with_name("net-seed0.lock").exists()
     with checkpoints.held(folder):

@@ -8,7 +8,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.results import Memory
-from harness.store import sealed
+from harness.stored.store import sealed
 from tests.made import GIB, made_certificate, made_report
 from tests.made_runs import made_stored, write_run
 

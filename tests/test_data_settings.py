@@ -10,10 +10,10 @@ import pytest
 
 from harness import profiles
 from harness.errors import ProfileError
-from harness.job import DataSettings
 from harness.plugins import InputKind, Model
 from harness.profiles import Profile, StudySettings
 from harness.registry import discover
+from harness.running.job import DataSettings
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[1]

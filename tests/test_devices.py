@@ -13,16 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import devices
-from harness.devices import Devices, Holder, lock_folder, used
 from harness.errors import DevicesBusy, StoreError
-from harness.host import Gpu
+from harness.machine import devices
+from harness.machine.devices import Devices, Holder, lock_folder, used
+from harness.machine.host import Gpu
 from tests.made import GIB, made_host
 
 ROOT = Path(__file__).parents[1]
 HOLDING = """
 import sys
-from harness.devices import Devices
+from harness.machine.devices import Devices
 held = Devices(sys.argv[1:])
 held.take(wait_s=0, tell=print)
 print("holding", flush=True)

@@ -16,14 +16,14 @@ from statistics import median
 import pytest
 import yaml
 
-from harness import store
 from harness.__main__ import COMMANDS
 from harness.case import grid
 from harness.errors import HarnessError
 from harness.gate.policy import POLICIES
 from harness.profiles import load
 from harness.registry import discover
-from harness.selection import refuse_unknown, select
+from harness.session.selection import refuse_unknown, select
+from harness.stored import store
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

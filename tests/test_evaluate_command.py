@@ -11,13 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import checkpoints
 from harness.__main__ import main
 from harness.case import Case
 from harness.commands import evaluate
 from harness.errors import CannotRun
 from harness.plugins import DataSpec
-from harness.ranks import Ranks, cache_folder
+from harness.running.ranks import Ranks, cache_folder
+from harness.stored import checkpoints
 from tests.conftest import TINY
 
 LEARN = TINY | {

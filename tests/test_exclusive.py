@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from harness.case import Case
-from harness.devices import FOLDER, Devices
 from harness.errors import DevicesBusy
-from harness.exclusive import Exclusive
-from harness.suite import SUITE
+from harness.machine.devices import FOLDER, Devices
+from harness.machine.exclusive import Exclusive
+from harness.session.suite import SUITE
 from tests.made import made_host
 
 ROOT = Path(__file__).parents[1]
@@ -30,8 +30,8 @@ def pytest_addoption(parser):
 '''
 HOLDING = """
 import sys
-from harness.devices import Devices, used
-from harness.host import probe
+from harness.machine.devices import Devices, used
+from harness.machine.host import probe
 held = Devices(used(probe(), 99))
 held.take(wait_s=0, tell=print)
 print("holding", flush=True)

@@ -9,10 +9,10 @@ import pytest
 
 from harness.case import Case
 from harness.errors import OutOfMemory, WorkerFailed
-from harness.leftovers import processes_of
-from harness.plant import BREAKS
+from harness.machine.leftovers import processes_of
 from harness.proof import drill
 from harness.proof.drill import FAULTS, Trial
+from harness.running.plant import BREAKS
 
 IN_RANKS = tuple(fault for fault in FAULTS if not fault.in_run)
 HANG_S = 3.0

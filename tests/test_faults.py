@@ -12,12 +12,12 @@ import pytest
 
 from harness.anatomy.memory import figures
 from harness.case import Case
-from harness.certifier import Certifier
 from harness.errors import CannotRun, HarnessError, WorkerFailed
-from harness.plant import NAMES, Plant, parse
 from harness.plugins import OptimizerSpec, Workload, World
 from harness.records.account import account
 from harness.registry import discover
+from harness.running.certifier import Certifier
+from harness.running.plant import NAMES, Plant, parse
 from tests.ranks import run_ranks
 
 HARMLESS = ("burn:5%", "sleep:5%", "all_reduce", "all_reduce:2", "no_overlap", "optimizer_copy", "leak")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from harness.case import OPTIONS, Case
-from harness.feasible import why_not
-from harness.host import of_nodes
-from harness.nodes import Joining, Node
+from harness.machine.host import of_nodes
+from harness.machine.nodes import Joining, Node
 from harness.plugins import Dataset, Hierarchy, InputKind, Model, Strategy
 from harness.profiles import ModelSettings
 from harness.registry import Registry, discover
+from harness.running.feasible import why_not
 from tests.made import made_host
 
 SETTINGS = {

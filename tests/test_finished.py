@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from harness.case import Case
-from harness.finished import Finished, FinishedCases
 from harness.gate.timing import Effect, TimeVerdict
+from harness.stored.finished import Finished, FinishedCases
 from tests.made import made_certificate, made_result, made_samples
 
 ROOT = Path(__file__).parents[1]

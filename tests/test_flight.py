@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness import flight
-from harness.flight import Call, Flight, told
+from harness.running import flight
+from harness.running.flight import Call, Flight, told
 
 
 def _calls(*done: bool, group: str = "default_pg", members: tuple[int, ...] = (0, 1), name: str = "gloo:all_reduce"):

@@ -11,7 +11,7 @@ from harness.gate.contrasts import Timed
 from harness.gate.observations import observe
 from harness.gate.policy import POLICIES
 from harness.gate.timing import judge_time
-from harness.sampling import Sources, window
+from harness.machine.sampling import Sources, window
 from tests.made import made_samples
 from tests.test_sampling import Nvml, machine
 

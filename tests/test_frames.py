@@ -10,7 +10,7 @@ import pytest
 from harness import frames
 from harness.errors import StoreError
 from harness.results import EpochReport, Memory
-from harness.store import Stored, pack, sealed
+from harness.stored.store import Stored, pack, sealed
 from tests.made import made_certificate, made_report, made_result
 
 

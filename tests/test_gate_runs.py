@@ -15,7 +15,7 @@ import pytest
 
 from harness.gate.observations import same_work
 from harness.results import result_from_json
-from harness.store import sealed
+from harness.stored.store import sealed
 
 ROOT = Path(__file__).parents[1]
 CASE = "tiny_net-ddp-1gpu-bs8"

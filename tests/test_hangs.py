@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from harness.progress import ask, file_of, hangs, was_stopped
+from harness.running.progress import ask, file_of, hangs, was_stopped
 
 
 @pytest.fixture

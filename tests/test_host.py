@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from harness import host as hosts
+from harness.machine import host as hosts
 from tests.made import GIB, made_host
 
 
@@ -159,7 +159,7 @@ def test_a_person_is_told_what_the_machine_is():
 
 def test_looking_imports_no_torch():
     """Ranks are forked later, which a process that touched CUDA cannot be."""
-    code = "import sys; from harness.host import probe; probe(); print('torch' in sys.modules)"
+    code = "import sys; from harness.machine.host import probe; probe(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

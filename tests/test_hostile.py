@@ -15,24 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import (
-    certificate,
-    checkpoints,
-    escaping,
-    history,
-    job,
-    published,
-    reading,
-    results,
-    saved_models,
-    selftest,
-    store,
-)
+from harness import certificate, published, results
 from harness.__main__ import main
 from harness.audit.files import audit
 from harness.errors import HarnessError, StoreError
 from harness.proof import confusion, recorded
 from harness.registry import discover
+from harness.running import job, selftest
+from harness.stored import checkpoints, escaping, history, reading, saved_models, store
 from tests.made import ANY_SPEED, made_certificate, made_report
 
 ROOT = Path(__file__).parents[1]

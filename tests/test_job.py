@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import job as jobs
 from harness.errors import StoreError
-from harness.job import DataSettings, Job, OptimizerSettings
+from harness.running import job as jobs
+from harness.running.job import DataSettings, Job, OptimizerSettings
 
 JOB = Job(
     case_id="resnet18-zero2-2gpu-bs8",

@@ -15,13 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import host as hosts
 from harness.case import Case
 from harness.commands import join
 from harness.errors import CannotRun, HarnessError, WorkerFailed
 from harness.launchers import _nodes, torchrun
 from harness.launchers._nodes import NodesSession, Way
-from harness.nodes import Joining
+from harness.machine import host as hosts
+from harness.machine.nodes import Joining
 from harness.registry import discover
 from tests.made import made_host
 from tests.waiting import soon

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from harness import leftovers
-from harness.leftovers import clear, look, processes_of
+from harness.machine import leftovers
+from harness.machine.leftovers import clear, look, processes_of
 
 
 @pytest.fixture

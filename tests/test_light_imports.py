@@ -52,7 +52,7 @@ def collect(tmp_path):
 def test_finding_every_plug_in_imports_nothing_heavy(tmp_path):
     done = _run(
         "-c",
-        "import json, sys, harness.pytest_plugin\n"
+        "import json, sys, harness.session.pytest_plugin\n"
         "from harness.registry import discover\n"
         "found = discover()\n"
         f"print(json.dumps([sorted(set({HEAVY}) & set(sys.modules)), len(found.strategies), len(found.models)]))",

@@ -14,10 +14,10 @@ import pytest
 
 from harness.anatomy.memory import figures, unsharded_bytes
 from harness.case import Case
-from harness.job import DataSettings, Job, OptimizerSettings
 from harness.plugins import Footprint, Share, World
 from harness.records.account import Account, Driver, Growth, Held, account
 from harness.registry import discover
+from harness.running.job import DataSettings, Job, OptimizerSettings
 from tests.ranks import run_ranks
 
 SEVERAL = ("ddp", "fsdp1", "fsdp2", "fairscale_fsdp", "fairscale_sdp", "zero1", "zero2", "zero3")

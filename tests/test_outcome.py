@@ -7,12 +7,12 @@ import signal
 
 import pytest
 
-from harness import flight
 from harness.errors import CannotRun, OutOfMemory, WorkerFailed
-from harness.flight import Call, Flight
-from harness.job import DataSettings, Job, OptimizerSettings
 from harness.launchers._outcome import collect
 from harness.results import Failure, write_report
+from harness.running import flight
+from harness.running.flight import Call, Flight
+from harness.running.job import DataSettings, Job, OptimizerSettings
 from harness.worker.rank import is_out_of_memory
 from tests.made import made_report
 

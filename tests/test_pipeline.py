@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from harness.baselines import Baseline
 from harness.case import Case
 from harness.errors import DataError, WorkerFailed
 from harness.gate.timing import TimeVerdict
-from harness.pipeline import Pipeline, reference_of
 from harness.plugins import Model
-from harness.store import Stored
-from harness.timekeeper import Timekeeper
-from harness.told import told_seconds
+from harness.running.pipeline import Pipeline, reference_of
+from harness.running.timekeeper import Timekeeper
+from harness.session.told import told_seconds
+from harness.stored.baselines import Baseline
+from harness.stored.store import Stored
 from tests.made import made_baseline, made_certificate, made_result, made_samples
 
 

@@ -15,9 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.progress import read_progress
 from harness.report import progress
 from harness.report.progress import ProgressLine, Stretch, describe
+from harness.running.progress import read_progress
 from harness.worker.process import Progress
 
 

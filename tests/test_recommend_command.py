@@ -12,7 +12,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.results import Memory
-from harness.store import pack, sealed
+from harness.stored.store import pack, sealed
 from tests.made import GIB, made_certificate, made_report, made_result
 
 ROOT = Path(__file__).parents[1]

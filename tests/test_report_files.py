@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from harness import store
 from harness.__main__ import main
 from harness.case import Case
 from harness.errors import HarnessError, StoreError
 from harness.report import files, rows, traces
 from harness.report.stored import of_stored
 from harness.results import EpochReport
+from harness.stored import store
 from tests.made import made_call, made_report, made_result, made_trace
 from tests.made_runs import REGISTRY, made_outcome, made_run, made_stored, node, write_run
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import rerun
+from harness.session import rerun
 
 ROOT = Path(__file__).parents[1]
 TEST = "benches/test_classification.py::test_train[resnet18-ddp-2gpu-bs8]"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from harness import checkpoints
 from harness.case import Case
 from harness.errors import WorkerFailed
+from harness.stored import checkpoints
 from tests.conftest import TINY
 from tests.mortal_plugins import MOMENT
 

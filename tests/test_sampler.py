@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import sampler as samplers
 from harness.case import Case
 from harness.errors import WorkerFailed
 from harness.records.telemetry import Telemetry
+from harness.running import sampler as samplers
 from tests.fake_ranks import WALL_S, Clock, FakeRanks
 
 CASES = [Case(model="net", strategy="ddp", gpu_count=2, batch_size=1 << place) for place in range(6)]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.sampling import Sources, window
+from harness.machine.sampling import Sources, window
 
 
 class NVMLError(Exception):

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from harness import saved_models
 from harness.errors import StoreError
-from harness.saved_models import SavedModel
+from harness.stored import saved_models
+from harness.stored.saved_models import SavedModel
 
 ABOUT = SavedModel(
     model="resnet18",

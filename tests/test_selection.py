@@ -7,7 +7,7 @@ import pytest
 from harness.case import Case
 from harness.errors import CaseError, PluginError
 from harness.registry import discover
-from harness.selection import named_cases, refuse_unknown, select
+from harness.session.selection import named_cases, refuse_unknown, select
 
 
 def _select(keyword="", markexpr="", options=(), names=()):

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from harness import selftest as kept
 from harness.gate.observations import Observation, Process
 from harness.gate.policy import named
 from harness.gate.selftest import selftest
 from harness.report.selftest import render
+from harness.running import selftest as kept
 
 POLICY = named("pr")
 NOISE = 0.02

@@ -13,7 +13,7 @@ import pytest
 
 from harness.case import Case
 from harness.errors import CannotRun, WorkerFailed
-from harness.nodes import Joining
+from harness.machine.nodes import Joining
 from harness.registry import discover
 from tests import slurm_cluster
 from tests.waiting import soon

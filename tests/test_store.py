@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import reading, store
 from harness.errors import StoreError
+from harness.stored import reading, store
 from tests.made import ANY_SPEED, made_certificate, made_report, made_result
 
 CASE = "resnet18-ddp-2gpu-bs8"

@@ -18,13 +18,13 @@ from harness import profiles
 from harness.case import Case
 from harness.errors import PluginError, ProfileError, StoreError, WorkerFailed
 from harness.evidence.tables import HERE, PUBLISHED
-from harness.explainer import Explainer
 from harness.figures.charts import Series, lines
 from harness.gate.limits import Verdict
-from harness.pipeline import Outcome
 from harness.published import FOLDER, load
 from harness.registry import discover
 from harness.report import studies
+from harness.running.explainer import Explainer
+from harness.running.pipeline import Outcome
 from harness.studying import study_run
 from tests.made import made_baseline, made_certificate, made_host, made_trace
 from tests.made_studies import PROFILES, made_evidence, made_run, made_study

@@ -19,8 +19,8 @@ import pytest
 
 from harness.case import Case
 from harness.results import result_from_json
-from harness.store import sealed
-from harness.told import told_seconds
+from harness.session.told import told_seconds
+from harness.stored.store import sealed
 
 ROOT = Path(__file__).parents[1]
 TEST = "benches/test_classification.py::test_train"
@@ -137,7 +137,7 @@ def test_a_run_that_cannot_be_stored_fails_and_still_shows_its_results(environme
 
 
 def _host_name() -> str:
-    from harness import host
+    from harness.machine import host
 
     return host.probe().name
 

@@ -9,11 +9,11 @@ import pytest
 
 from harness.case import Case
 from harness.gate.limits import Verdict
-from harness.pipeline import Outcome
 from harness.profiles import Profile
 from harness.registry import discover
 from harness.report.terminal import plain_strike, render, skipped, terminal_strike
 from harness.results import EpochReport, Memory
+from harness.running.pipeline import Outcome
 from tests.made import GIB, made_baseline, made_certificate, made_host, made_report, made_result
 
 NAMES = ("step_time", "throughput", "speedup", "efficiency", "peak_memory", "loss", "accuracy", "map")

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from harness import sampler as samplers
-from harness import timekeeper as timekeepers
-from harness.accepted import NoAcceptedCode
 from harness.case import Case
 from harness.gate.policy import named
-from harness.pipeline import reference_of
-from harness.timekeeper import Timekeeper
+from harness.running import sampler as samplers
+from harness.running import timekeeper as timekeepers
+from harness.running.accepted import NoAcceptedCode
+from harness.running.pipeline import reference_of
+from harness.running.timekeeper import Timekeeper
 from tests.fake_ranks import WALL_S, Clock, FakeRanks
 from tests.made import made_samples
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import store
-from harness.baselines import ACCEPT, Baselines
-from harness.vanished import Vanished, vanished
+from harness.session.vanished import Vanished, vanished
+from harness.stored import store
+from harness.stored.baselines import ACCEPT, Baselines
 from tests.made import made_certificate, made_host, made_result
 
 HOST = made_host()
@@ -106,8 +106,8 @@ def test_cases_of_another_profile_are_not_missed(stored):
 PLUGIN = """
 import pytest
 from pathlib import Path
-from harness import vanished
-from harness.baselines import Baselines
+from harness.session import vanished
+from harness.stored.baselines import Baselines
 from harness.case import Case
 from tests.made import made_host
 

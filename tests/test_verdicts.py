@@ -14,10 +14,10 @@ from harness.gate.exact import Exact
 from harness.gate.limits import Finding, Verdict
 from harness.gate.policy import named
 from harness.gate.timing import Effect, TimeVerdict
-from harness.pipeline import Outcome
 from harness.plugins import Footprint
 from harness.registry import discover
 from harness.report.verdicts import failure, render
+from harness.running.pipeline import Outcome
 from tests.made import made_account, made_baseline, made_certificate, made_result, made_samples, made_trace
 
 CASE = "resnet18-ddp-1gpu-bs8"

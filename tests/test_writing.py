@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.writing import whole
+from harness.stored.writing import whole
 
 ROOT = Path(__file__).parents[1]
 _MAY = {
-    "harness/writing.py": "it is the function",
-    "harness/store.py": "a link into place, which refuses to replace a run",
-    "harness/saved_models.py": "into a folder that is renamed when it is complete",
+    "harness/stored/writing.py": "it is the function",
+    "harness/stored/store.py": "a link into place, which refuses to replace a run",
+    "harness/stored/saved_models.py": "into a folder that is renamed when it is complete",
     "harness/datasets/_embedded.py": "into a folder that is renamed when it is complete",
-    "harness/leftovers.py": "a file that is locked, not read",
+    "harness/machine/leftovers.py": "a file that is locked, not read",
     "harness/launchers/_nodes.py": "a secret of this run's own nodes, read after it was written",
     "harness/worker/process.py": "a file of the kernel's",
     "harness/worker/breaking.py": "a planted fault cuts a report off",

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import reading, saved_models
 from harness.audit import others, run
 from harness.audit.findings import Findings, Place
 from harness.errors import StoreError
 from harness.registry import Registry
+from harness.stored import reading, saved_models
 
 _MEND = "restore it from version control, or delete it"
 

@@ -8,12 +8,12 @@ from itertools import pairwise
 from harness.audit import accounted
 from harness.audit.findings import Place
 from harness.case import Case
-from harness.checkpoints import best_epoch
 from harness.plugins import Metric, Processes, Strategy
 from harness.records.samples import Samples
 from harness.records.telemetry import Telemetry
 from harness.registry import Registry
 from harness.results import RankReport, Result, identity_of
+from harness.stored.checkpoints import best_epoch
 
 _TICK_S = 1e-6
 """Clocks are read one after the other, and times are kept in microseconds here and there."""

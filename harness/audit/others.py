@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from harness import certificate as certificates
-from harness import published, saved_models
+from harness import published
 from harness.audit import certified, measured
 from harness.audit.findings import Place
 from harness.case import Case
 from harness.errors import HarnessError, StoreError
-from harness.plant import parse
 from harness.proof import confusion
 from harness.registry import Registry
 from harness.results import result_from_json
+from harness.running.plant import parse
+from harness.stored import saved_models
 
 _PAGE = "gate_live.md"
 

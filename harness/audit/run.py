@@ -16,19 +16,19 @@ from typing import Any, get_args
 from pytest_benchmark import __version__ as benchmark_version
 from pytest_benchmark.stats import Stats
 
-from harness import store
 from harness.audit import certified, measured
 from harness.audit.findings import Place, same
 from harness.case import Case
 from harness.errors import StoreError
 from harness.gate.limits import Word
 from harness.gate.observations import plain_s
-from harness.host import Gpu, Host
-from harness.pipeline import reference_of
+from harness.machine.host import Gpu, Host
 from harness.registry import Registry
 from harness.results import Result, result_to_json
-from harness.store import KEY, SEAL, Stored
-from harness.told import told_seconds
+from harness.running.pipeline import reference_of
+from harness.session.told import told_seconds
+from harness.stored import store
+from harness.stored.store import KEY, SEAL, Stored
 
 _ALIKE = ("min", "max", "mean", "stddev", "median", "rounds", "total", "ops")
 """Figures that every version of pytest-benchmark computes alike."""

@@ -6,12 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness import history
-from harness.comparing import compare
 from harness.errors import StoreError
-from harness.pipeline import reference_of
 from harness.registry import discover
 from harness.report import comparison
+from harness.running.pipeline import reference_of
+from harness.stored import history
+from harness.stored.comparing import compare
 
 NAME = "compare"
 HELP = (

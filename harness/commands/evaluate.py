@@ -9,14 +9,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from harness import host, saved_models
 from harness.case import Case
 from harness.errors import CaseError, DataError, PluginError, ProfileError, StoreError
+from harness.machine import host
 from harness.plugins import Dataset
 from harness.profiles import Profile
-from harness.ranks import REFERENCE_STRATEGY, Ranks, RunOptions
 from harness.registry import Registry, discover
-from harness.saved_models import SavedModel
+from harness.running.ranks import REFERENCE_STRATEGY, Ranks, RunOptions
+from harness.stored import saved_models
+from harness.stored.saved_models import SavedModel
 
 NAME = "evaluate"
 HELP = "score a model that --save-model saved, on one process of this machine"

@@ -7,11 +7,11 @@ import csv
 import sys
 from pathlib import Path
 
-from harness import history
 from harness.case import Case
 from harness.errors import StoreError, unknown
 from harness.registry import discover
 from harness.report import past
+from harness.stored import history
 
 NAME = "history"
 HELP = "every gated figure of a case over the stored runs of a machine, with the changes that were accepted"

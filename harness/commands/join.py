@@ -20,9 +20,9 @@ from typing import Any
 
 import psutil
 
-from harness import host
 from harness.errors import CannotRun, HarnessError
 from harness.launchers import _nodes, _outcome
+from harness.machine import host
 
 NAME = "join"
 HELP = "make this machine a node of a pytest run on another one, which was given --nnodes and --rdzv-endpoint"

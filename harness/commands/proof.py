@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.errors import StoreError
 from harness.proof import comparison, confusion, drill, page
-from harness.writing import whole
+from harness.stored.writing import whole
 
 NAME = "proof"
 HELP = "write docs/gate*.md and faults.md: simulated error rates, the field's rules, planted faults, what runs survive"

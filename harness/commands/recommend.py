@@ -7,12 +7,12 @@ import math
 import sys
 from pathlib import Path
 
-from harness import store
 from harness.anatomy.advice import Candidate, Effort, advise, effort
 from harness.errors import HarnessError, StoreError, unknown
 from harness.registry import Registry, discover
 from harness.report.advice import render
 from harness.report.answer import candidates
+from harness.stored import store
 from harness.units import bytes_of
 
 NAME = "recommend"

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness import history
 from harness.registry import discover
 from harness.report import files
 from harness.report.stored import of_stored
+from harness.stored import history
 
 NAME = "report"
 HELP = "write a stored run as a report: HTML, Markdown, CSV or Parquet, by the ending of each file"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from harness.audit.files import audit
 from harness.audit.findings import Findings
-from harness.escaping import escaped
 from harness.registry import discover
+from harness.stored.escaping import escaped
 
 NAME = "verify"
 HELP = "compute every derived figure of stored runs again, and name what was edited, is missing or disagrees"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
-from harness.writing import whole
+from harness.stored.writing import whole
 
 MISSING = "n/a"
 """What a table says where a number is not known."""

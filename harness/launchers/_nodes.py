@@ -26,14 +26,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import job as jobs
-from harness.cache import shared_folder
 from harness.errors import CannotRun, WorkerFailed
-from harness.job import Job
 from harness.launchers import _outcome
-from harness.nodes import Node, node_from_json
-from harness.progress import read_progress
+from harness.machine.nodes import Node, node_from_json
 from harness.results import RankReport
+from harness.running import job as jobs
+from harness.running.job import Job
+from harness.running.progress import read_progress
+from harness.stored.cache import shared_folder
 
 SECRET = "secret"
 """Name of the file in the run's folder that a node reads."""

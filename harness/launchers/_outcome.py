@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness import flight
 from harness.errors import CannotRun, OutOfMemory, StoreError, WorkerFailed, tells_of_no_memory
-from harness.job import Job
-from harness.progress import read_progress, was_stopped
 from harness.results import RankReport, read_report
+from harness.running import flight
+from harness.running.job import Job
+from harness.running.progress import read_progress, was_stopped
 
 _TAIL_LINES = 25
 _STACK_LINES = 20

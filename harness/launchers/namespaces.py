@@ -27,16 +27,16 @@ from typing import Literal
 
 import psutil
 
-from harness import host as hosts
-from harness import job as jobs
 from harness.errors import CannotRun, HarnessError
-from harness.host import Host
-from harness.job import Job
 from harness.launchers import _outcome
-from harness.nodes import Joining
+from harness.machine import host as hosts
+from harness.machine.host import Host
+from harness.machine.nodes import Joining
 from harness.plugins import Launcher
-from harness.progress import ask, hangs
 from harness.results import RankReport
+from harness.running import job as jobs
+from harness.running.job import Job
+from harness.running.progress import ask, hangs
 
 LINK = "SHARDBENCH_LINK"
 _UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}

@@ -13,12 +13,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from harness import host as hosts
 from harness.errors import CannotRun
-from harness.host import Host
 from harness.launchers import _nodes
 from harness.launchers._nodes import NodesSession, Way
-from harness.nodes import Joining
+from harness.machine import host as hosts
+from harness.machine.host import Host
+from harness.machine.nodes import Joining
 from harness.plugins import Launcher
 
 _QUEUE_S = 24 * 3600.0

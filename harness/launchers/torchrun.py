@@ -11,13 +11,13 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from harness import host as hosts
 from harness.errors import HarnessError
-from harness.host import Host
 from harness.launchers import _nodes
 from harness.launchers._nodes import NodesSession, Way
 from harness.launchers.warm import WarmSession
-from harness.nodes import Joining
+from harness.machine import host as hosts
+from harness.machine.host import Host
+from harness.machine.nodes import Joining
 from harness.plugins import Launcher, Session
 
 AGENT = "harness.worker.cold"

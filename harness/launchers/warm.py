@@ -16,13 +16,13 @@ from typing import Any
 
 import psutil
 
-from harness import job as jobs
 from harness.errors import WorkerFailed
-from harness.host import Host
-from harness.job import Job
 from harness.launchers import _outcome
+from harness.machine.host import Host
 from harness.plugins import Launcher
 from harness.results import RankReport
+from harness.running import job as jobs
+from harness.running.job import Job
 
 _START_S = 300.0
 """Time the agent is given to import torch, on a slow disk too."""

@@ -18,7 +18,7 @@ from harness.proof import rules
 from harness.proof.recorded import WARM_UP, Contender, Draw, Rate, Recorded, load, sizes, tried
 from harness.proof.rules import Rule
 from harness.records.samples import RankSamples, Samples
-from harness.writing import whole
+from harness.stored.writing import whole
 
 
 def _on_steps(name: str, rule: Rule, stored: int, new: int) -> Contender:

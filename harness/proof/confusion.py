@@ -13,10 +13,10 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from harness import reading
 from harness.errors import StoreError
-from harness.plant import Plant, parse
 from harness.proof.rates import Count
+from harness.running.plant import Plant, parse
+from harness.stored import reading
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic import dataclasses as stored
 
-from harness import reading
 from harness.errors import StoreError
-from harness.plant import BREAKS
-from harness.progress import HANG_S
+from harness.running.plant import BREAKS
+from harness.running.progress import HANG_S
+from harness.stored import reading
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _MEND = "delete it and run `pytest benches -k drill` again"
@@ -36,7 +36,7 @@ class Fault:
     says: str
     """A pattern that what is told must have."""
     plant: str = ""
-    """Of `harness.plant`."""
+    """Of `harness.running.plant`."""
     hangs: bool = False
     """Whether it is found only by waiting."""
     sends: tuple[signal.Signals, ...] = ()
@@ -140,7 +140,7 @@ FAULTS = (
         name="stale_lock",
         about="a run that held the devices was killed before",
         first=(
-            "import os, signal; from harness import host; from harness.devices import Devices, used; "
+            "import os, signal; from harness.machine import host; from harness.machine.devices import Devices, used; "
             "Devices(used(host.probe(), 99)).take(wait_s=0, tell=print); os.kill(os.getpid(), signal.SIGKILL)"
         ),
         # The locks of the run that drills are its own, so that these must be others.

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from harness.gate.policy import CREEP_RUNS, FALSE_ALARMS_OF_CASE
 from harness.proof.rates import CASES, CREPT, EFFECTS, MODEL, Count, Pairs, Rates, figures, pairs
 from harness.proof.simulator import WORLDS, World
-from harness.writing import whole
+from harness.stored.writing import whole
 
 _GOAL_POWER = {("nightly", 0.03): 0.75, ("nightly", 0.05): 0.99, ("release", 0.03): 0.95}
 """Of one rank, by policy and slowdown."""

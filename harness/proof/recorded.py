@@ -15,9 +15,9 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from harness import reading
 from harness.errors import StoreError
 from harness.gate import chance
+from harness.stored import reading
 
 WARM_UP = 1
 """Rounds of a process that no rule looks at. The first took twice as long as the others; from the second on none

@@ -8,17 +8,17 @@ from dataclasses import replace
 
 from harness.anatomy.advice import Advice, Candidate, advise
 from harness.anatomy.telemetry import disturbance
-from harness.baselines import ACCEPT
 from harness.case import Case
 from harness.certificate import Certificate
 from harness.gate import ranking
 from harness.gate.observations import observe
-from harness.pipeline import Outcome
 from harness.plugins import Metric
 from harness.report import verdicts
 from harness.report.lines import wrapped
 from harness.report.reported import Run
 from harness.results import Result
+from harness.running.pipeline import Outcome
+from harness.stored.baselines import ACCEPT
 
 INTERRUPTED = 2
 """pytest's exit status."""

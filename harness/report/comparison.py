@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness.case import Case
-from harness.comparing import Compared
-from harness.history import StoredRun
 from harness.plugins import Metric
 from harness.report.lines import table, wrapped
 from harness.report.terminal import same
-from harness.store import Stored
+from harness.stored.comparing import Compared
+from harness.stored.history import StoredRun
+from harness.stored.store import Stored
 
 _NAMED = 3
 """More cases that one sentence holds for are counted."""

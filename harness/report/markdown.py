@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from harness.baselines import ACCEPT
-from harness.escaping import escaped
 from harness.gate.timing import sees
-from harness.pipeline import Outcome
 from harness.report import answer, traces, verdicts
 from harness.report.reported import Run
 from harness.report.terminal import SAME, same
-from harness.writing import whole
+from harness.running.pipeline import Outcome
+from harness.stored.baselines import ACCEPT
+from harness.stored.escaping import escaped
+from harness.stored.writing import whole
 
 _MOST_BYTES = 60_000
 """GitHub takes 65,536 characters in a comment; what the terminal showed is left out of a longer summary."""

@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness.baselines import NEEDS_ACCEPTANCE, SAME_LEVEL, is_autosaved
 from harness.gate.observations import Observation, machine, same_work
 from harness.plugins import Metric
 from harness.records.samples import Samples
 from harness.report.lines import table, wrapped
 from harness.report.terminal import same
-from harness.store import Stored
+from harness.stored.baselines import NEEDS_ACCEPTANCE, SAME_LEVEL, is_autosaved
+from harness.stored.store import Stored
 
 ACCEPTED, HISTORY = "accepted", "history"
 _TICKS = " .:-=+*#%@"

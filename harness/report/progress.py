@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from harness.progress import read_progress
+from harness.running.progress import read_progress
 
 _PERIOD_S = 0.25
 

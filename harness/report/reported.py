@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from harness.anatomy.forecast import Forecast
 from harness.case import Case
 from harness.gate.limits import OPEN, WORSE
-from harness.pipeline import Outcome
 from harness.registry import Registry
 from harness.results import Result
-from harness.store import Stored
+from harness.running.pipeline import Outcome
+from harness.stored.store import Stored
 
 Section = tuple[str, tuple[str, ...]]
 """Title and lines of a part of what the terminal shows."""
@@ -66,8 +66,8 @@ class Run:
     """How many tests a plain run leaves out, by the word that would include them."""
     history: Mapping[Case, tuple[Stored, ...]] = field(default_factory=dict)
     """All stored runs of each case on this machine, oldest first, whatever its set-up was: `result.identity` and
-    `result.hardware` tell which of them can be compared, `harness.baselines.is_autosaved` which were not accepted. A
-    run that is told from its file is among them."""
+    `result.hardware` tell which of them can be compared, `harness.stored.baselines.is_autosaved` which were not
+    accepted. A run that is told from its file is among them."""
     forecasts: tuple[Forecast, ...] = ()
     not_forecast: tuple[str, ...] = ()
     """Why there is no forecast of some case."""

@@ -15,11 +15,11 @@ from harness import frames
 from harness.case import Case
 from harness.errors import CaseError
 from harness.gate.observations import View
-from harness.pipeline import Outcome
 from harness.report import answer
 from harness.report.reported import Run
-from harness.store import Stored
-from harness.writing import whole
+from harness.running.pipeline import Outcome
+from harness.stored.store import Stored
+from harness.stored.writing import whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame

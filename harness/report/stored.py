@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from harness import history
 from harness.anatomy import memory
-from harness.baselines import Baseline
 from harness.case import Case
 from harness.errors import StoreError
 from harness.gate.limits import Verdict, Word
-from harness.history import StoredRun
-from harness.pipeline import Outcome, reference_of
 from harness.registry import Registry
 from harness.report.reported import Run
-from harness.store import Stored
+from harness.running.pipeline import Outcome, reference_of
+from harness.stored import history
+from harness.stored.baselines import Baseline
+from harness.stored.history import StoredRun
+from harness.stored.store import Stored
 
 _WORD_ALONE = "that run was stored without its reasons; for what differs: python -m harness compare"
 

@@ -18,11 +18,11 @@ from harness.errors import StoreError
 from harness.evidence.claims import Claim
 from harness.evidence.runs import Evidence
 from harness.evidence.tables import Cell, Table, shown
-from harness.host import Host
+from harness.machine.host import Host
 from harness.plugins import Study
 from harness.published import Mistake, Published
 from harness.results import result_to_json
-from harness.writing import whole
+from harness.stored.writing import whole
 
 WIDTH = 80
 _NARROWEST = 14

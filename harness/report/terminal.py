@@ -13,12 +13,12 @@ from types import MappingProxyType
 from harness.anatomy.telemetry import disturbance
 from harness.case import Case
 from harness.certificate import Certificate
-from harness.host import Host
-from harness.pipeline import Outcome, reference_of
+from harness.machine.host import Host
 from harness.plugins import Metric
 from harness.profiles import Profile
 from harness.report.lines import table, wrapped
 from harness.results import Result
+from harness.running.pipeline import Outcome, reference_of
 
 _SHARED = "*"
 _DISTURBED = "!"

@@ -13,7 +13,7 @@ from typing import Any
 from harness.records.spans import Span
 from harness.records.trace import RankTrace
 from harness.report.reported import Run
-from harness.writing import whole
+from harness.stored.writing import whole
 
 _ROWS = ("step", "compute", "communication")
 """What a rank's events are parted into, one below the other."""

@@ -10,9 +10,9 @@ from harness.anatomy import budget
 from harness.anatomy.budget import WORDS, Budget
 from harness.gate.policy import Policy
 from harness.gate.timing import Effect, sees
-from harness.pipeline import Outcome
 from harness.report import certificates, memory
 from harness.report.lines import table, wrapped
+from harness.running.pipeline import Outcome
 
 _LEAST_GROWTH_S = 1e-4
 """A part of the step that grew by less is not named as a cause."""

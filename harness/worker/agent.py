@@ -24,7 +24,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std, start_processes
 from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
 
-from harness.progress import HANG_S, ask, hangs
+from harness.running.progress import HANG_S, ask, hangs
 from harness.worker.rank import main as rank_main
 from harness.worker.serving import ParentGone, heed_parent, part_of, serve, take_output
 

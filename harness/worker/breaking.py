@@ -1,4 +1,4 @@
-"""The faults of `harness.plant` that end or stop a rank: what the other ranks, and the run, must survive.
+"""The faults of `harness.running.plant` that end or stop a rank: what the other ranks, and the run, must survive.
 
 Planted in the last rank, in its second step or in what it does at its end; whatever the strategy.
 """

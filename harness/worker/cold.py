@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from harness.progress import HANG_S, ask, hangs
+from harness.running.progress import HANG_S, ask, hangs
 from harness.worker import process
 from harness.worker.serving import ParentGone, heed_parent, part_of, serve, take_output
 

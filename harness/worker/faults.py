@@ -1,4 +1,4 @@
-"""The faults of `harness.plant`, put into a case where its strategy takes it over.
+"""The faults of `harness.running.plant`, put into a case where its strategy takes it over.
 
 Nothing but the case changes: the references that it is timed beside, and those of certificates, never pass here. What
 slows is fixed work, sized once by the case's first steps: how much is to be found must not follow the machine's moods.
@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from harness.errors import CannotRun
-from harness.plant import BREAKS, parse
 from harness.plugins import Batch, Trainee, Workload, World
+from harness.running.plant import BREAKS, parse
 from harness.worker import breaking, evaluation
 
 TIMED_STEPS = 3
@@ -57,7 +57,7 @@ def shard(
     """Return what a strategy makes of a workload, with a fault in it.
 
     Args:
-        plant: the fault, as `harness.plant` reads it.
+        plant: the fault, as `harness.running.plant` reads it.
         strategy: its `shard`.
         workload: what it is to shard; changed where the fault lies there.
         world: this rank's place.

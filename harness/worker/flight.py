@@ -11,9 +11,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from harness import flight
-from harness.flight import Call, Flight
-from harness.writing import whole
+from harness.running import flight
+from harness.running.flight import Call, Flight
+from harness.stored.writing import whole
 
 _LAST = 8
 """Of each group, so many are told."""

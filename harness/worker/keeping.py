@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from harness import checkpoints
-from harness.checkpoints import Kept, facts_of
 from harness.errors import StoreError
-from harness.job import Job
 from harness.plugins import Trainee, World
 from harness.results import EpochReport, Memory
+from harness.running.job import Job
+from harness.stored import checkpoints
+from harness.stored.checkpoints import Kept, facts_of
 from harness.worker.training import TrainingLoop
 from harness.worker.watching import local
 

@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from harness import checkpoints
 from harness.case import Case
 from harness.errors import StoreError
-from harness.job import Job
 from harness.plugins import BuiltModel, Dataset, Metric, Model, ModelSpec, Split, Strategy, Trainee, Workload, World
 from harness.registry import Registry
 from harness.results import EpochReport, Memory
+from harness.running.job import Job
+from harness.stored import checkpoints
+from harness.stored.writing import whole
 from harness.worker import faults, options
 from harness.worker.evaluation import average_buffers, evaluate
 from harness.worker.keeping import Keeper, nothing, unmeasured, with_steps
 from harness.worker.loading import TrainingData, ValidationData
 from harness.worker.process import Progress, ResidentPeak
 from harness.worker.training import TrainingLoop
-from harness.writing import whole
 
 _NOTHING = Registry(strategies={}, models={}, datasets={}, metrics={}, launchers={})
 

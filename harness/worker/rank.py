@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from harness import job as jobs
 from harness.case import Case
 from harness.errors import CannotRun, HarnessError, OutOfMemory, tells_of_no_memory
-from harness.flight import file_of
-from harness.job import Job
 from harness.plugins import World
 from harness.registry import discover
 from harness.results import Failure, RankReport, write_report
+from harness.running import job as jobs
+from harness.running.flight import file_of
+from harness.running.job import Job
 from harness.worker import flight, process
 from harness.worker.accounting import account
 from harness.worker.ceilings import ceilings, loader_rate

@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import job as jobs
-from harness.host import Host
-from harness.job import Job
 from harness.launchers import _outcome
+from harness.machine.host import Host
 from harness.plugins import Launcher
 from harness.results import RankReport
+from harness.running import job as jobs
+from harness.running.job import Job
 
 _NICENESS = 10
 _POLL_S = 0.05

@@ -20,7 +20,7 @@ from harness.anatomy.advice import TOLD_APART
 from harness.report import traces
 from harness.report.html import data, overview, panels, tables
 from harness.report.reported import Run
-from harness.writing import whole
+from harness.stored.writing import whole
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from harness.figures.charts import Figure, Series, lines
 from harness.figures.results import Group, labels
-from harness.pipeline import Outcome
 from harness.report import past
 from harness.report.reported import Run
-from harness.store import Stored
+from harness.running.pipeline import Outcome
+from harness.stored.store import Stored
 
 _MOST_RUNS = 40
 """The newest; older ones are in the stored runs."""

@@ -10,10 +10,10 @@ from harness.figures import insides, results
 from harness.figures.charts import Figure
 from harness.figures.results import Group
 from harness.metrics.memory import peak_bytes
-from harness.pipeline import Outcome, reference_of
 from harness.report import past
 from harness.report.html import beside, course
 from harness.report.reported import Run
+from harness.running.pipeline import Outcome, reference_of
 
 Drawn = list[tuple[str, Figure]] | str
 """Figures, each with what tells it from the others of its card; or why there is none, empty where none could be."""

@@ -13,11 +13,11 @@ from harness.figures.drawing import short
 from harness.figures.figure import MISSING
 from harness.figures.palette import look_of
 from harness.gate.limits import OPEN, WORSE
-from harness.pipeline import Outcome, reference_of
 from harness.plugins import Metric
 from harness.report import certificates, verdicts
 from harness.report.reported import Run
 from harness.results import Result
+from harness.running.pipeline import Outcome, reference_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What pytest sees: options, tests and fixtures, what a run records, and what it tells at its end."""
