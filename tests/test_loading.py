@@ -11,22 +11,7 @@ from hypothesis import strategies as st
 from harness.errors import DataError
 from harness.plugins import InputKind, World
 from harness.worker.loading import TrainingData, ValidationData, collate, shares, to_device
-from tests.made import ANY_SPEED
-
-
-class Numbers:
-    """A dataset whose sample i is an image of value i with label i."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int):
-        import torch
-
-        return torch.full((3, 1, 1), float(index)), index
+from tests.made import ANY_SPEED, Numbers
 
 
 def _world(rank: int, size: int, **over) -> World:

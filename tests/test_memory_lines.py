@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from harness.anatomy.memory import figures
 from harness.case import Case
 from harness.plugins import Footprint
-from harness.records.account import Account, Driver, Held
+from harness.records.account import Driver, Held
 from harness.report.memory import render
+from tests.made import made_account
 
 MIB = 2**20
 STATE = Held(parameters=426 * MIB, gradients=MIB * 85 // 2, optimizer=MIB * 3 // 2, buffers=8_000)
@@ -21,27 +22,12 @@ def _account(**over):
         "kept": STATE,
         "at_update": STATE,
         "at_peak": replace(STATE, work=1_000 * MIB),
-        "setup_peak_bytes": 80_000,
-        "offloaded": None,
         "ends_bytes": (STATE.total,) * 4,
-        "growth": (),
-        "driver": None,
         "peak_resident_bytes": 2_000 * MIB,
-        "units": (((10_000,),),),
-        "shapes": ((10_000,),),
-        "trained": 10_000,
-        "buffer_bytes": 8_000,
-        "slots": 1,
-        "counters": False,
-        "flops": 100,
-        "recomputed_flops": 0,
-        "op_bytes": 100,
-        "plain_from_s": 0.0,
-        "plain_to_s": 0.4,
         "plain_s": (0.2, 0.1, 0.1),
         "ledger_s": (9.0, 0.3, 0.3, 0.2),
     }
-    return Account(**(facts | over))
+    return made_account(**(facts | over))
 
 
 def _figures(name="ddp", ranks=2, options="", model="net", account=None, wanted=WHOLE):

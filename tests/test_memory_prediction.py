@@ -15,9 +15,10 @@ import pytest
 from harness.anatomy.memory import figures, unsharded_bytes
 from harness.case import Case
 from harness.plugins import Footprint, Share, World
-from harness.records.account import Account, Driver, Growth, Held, account
+from harness.records.account import Driver, Growth, Held, account
 from harness.registry import discover
 from harness.running.job import DataSettings, Job, OptimizerSettings
+from tests.made import made_account
 from tests.ranks import run_ranks
 
 SEVERAL = ("ddp", "fsdp1", "fsdp2", "fairscale_fsdp", "fairscale_sdp", "zero1", "zero2", "zero3")
@@ -330,32 +331,16 @@ def test_a_copy_that_nobody_owns_is_named(ran, size):
 STATE = Held(parameters=40_000, gradients=40_000, optimizer=40_000)
 
 
-def made_account(**over):
+def _account(**over):
     facts = {
         "kept": STATE,
         "at_update": STATE,
         "at_peak": STATE,
-        "setup_peak_bytes": 80_000,
-        "offloaded": None,
-        "ends_bytes": (120_000,) * 4,
-        "growth": (),
-        "driver": None,
+        "ends_bytes": (STATE.total,) * 4,
         "peak_resident_bytes": None,
-        "units": (((10_000,),),),
-        "shapes": ((10_000,),),
-        "trained": 10_000,
         "buffer_bytes": 0,
-        "slots": 1,
-        "counters": False,
-        "flops": 100,
-        "recomputed_flops": 0,
-        "op_bytes": 100,
-        "plain_from_s": 0.0,
-        "plain_to_s": 0.3,
-        "plain_s": (0.1, 0.1, 0.1),
-        "ledger_s": (1.0, 0.2, 0.2, 0.2),
     }
-    return Account(**(facts | over))
+    return made_account(**(facts | over))
 
 
 PLAIN = SimpleNamespace(
@@ -368,54 +353,54 @@ def _judge(*accounts, strategy=PLAIN):
 
 
 def test_the_fullest_rank_counts_and_ranks_are_never_summed():
-    fuller = made_account(at_peak=replace(STATE, work=7_000))
-    found = _judge(made_account(), fuller, made_account())
+    fuller = _account(at_peak=replace(STATE, work=7_000))
+    found = _judge(_account(), fuller, _account())
     assert found.fullest == 1
     assert found.account.at_peak.total == 127_000
     assert found.held.state == 120_000
     assert found.sharded == 3.0
-    assert _judge(made_account()).sharded == 1.0
+    assert _judge(_account()).sharded == 1.0
 
 
 def test_one_percent_is_allowed_and_more_is_not():
-    assert _judge(made_account(kept=replace(STATE, parameters=40_400))).causes == ()
-    (cause,) = _judge(made_account(), made_account(kept=replace(STATE, parameters=40_500))).causes
+    assert _judge(_account(kept=replace(STATE, parameters=40_400))).causes == ()
+    (cause,) = _judge(_account(), _account(kept=replace(STATE, parameters=40_500))).causes
     assert cause.startswith("parameters 0.0386 MiB on rank 1, predicted 0.0381 MiB")
-    assert _judge(made_account(kept=replace(STATE, rest=1_000))).causes == ()
-    assert len(_judge(made_account(kept=replace(STATE, rest=1_100))).causes) == 1
+    assert _judge(_account(kept=replace(STATE, rest=1_000))).causes == ()
+    assert len(_judge(_account(kept=replace(STATE, rest=1_100))).causes) == 1
 
 
 def test_what_lies_on_the_host_counts_with_what_lies_on_the_device():
     away = Held(parameters=40_000, optimizer=40_000)
     gpu = Driver(peak_allocated_bytes=1, peak_reserved_bytes=1, allocation_retries=0, used_bytes=1, total_bytes=2)
     on_device = Held(gradients=40_000, rest=10**6)
-    found = _judge(made_account(kept=on_device, at_update=on_device, offloaded=away, driver=gpu))
+    found = _judge(_account(kept=on_device, at_update=on_device, offloaded=away, driver=gpu))
     assert found.causes == ()
     assert found.held.state == 120_000
 
 
 def test_growth_in_no_one_place_is_found_too():
-    growing = made_account(ends_bytes=(100_000, 110_000, 112_000, 114_000))
+    growing = _account(ends_bytes=(100_000, 110_000, 112_000, 114_000))
     assert _judge(growing).causes == ("leak on every rank: 0.00191 MiB more after the last step, in no one place",)
-    assert _judge(made_account(ends_bytes=(100_000, 110_000, 110_000, 114_000))).causes == ()
+    assert _judge(_account(ends_bytes=(100_000, 110_000, 110_000, 114_000))).causes == ()
     grown = Growth(operator="aten.clone.default", place="a/b.py:1", shape=(2,), type="float32", bytes_per_step=8)
-    (cause,) = _judge(made_account(), replace(growing, growth=(grown,))).causes
+    (cause,) = _judge(_account(), replace(growing, growth=(grown,))).causes
     assert cause == "leak on rank 1: 7.63e-06 MiB more every step: float32 [2] of aten.clone.default at a/b.py:1"
 
 
 def test_nothing_is_predicted_of_what_is_partly_frozen_or_never_updated_and_why_is_said():
-    frozen = _judge(made_account(trained=9_000))
+    frozen = _judge(_account(trained=9_000))
     assert (frozen.rows, frozen.unpredicted) == ((), "1,000 of 10,000 parameters are frozen")
     assert frozen.sharded == 120_000 / (4 * (10_000 + 2 * 9_000))
-    overflowed = _judge(made_account(at_update=None))
+    overflowed = _judge(_account(at_update=None))
     assert "overflowed" in overflowed.unpredicted
     assert overflowed.sharded is None
-    silent = _judge(made_account(), strategy=SimpleNamespace(name="own", memory=None))
+    silent = _judge(_account(), strategy=SimpleNamespace(name="own", memory=None))
     assert silent.unpredicted == "own does not say what it keeps"
     assert silent.predicted_state_bytes is None
 
 
 def test_a_plain_process_keeps_parameters_gradients_and_state():
-    assert unsharded_bytes(made_account()) == 120_000
-    assert unsharded_bytes(made_account(slots=2, counters=True)) == 160_004
-    assert unsharded_bytes(made_account(slots=0)) == 80_000
+    assert unsharded_bytes(_account()) == 120_000
+    assert unsharded_bytes(_account(slots=2, counters=True)) == 160_004
+    assert unsharded_bytes(_account(slots=0)) == 80_000

@@ -13,27 +13,18 @@ from harness.case import Case
 from harness.gate.exact import Exact
 from harness.gate.limits import Finding, Verdict
 from harness.gate.policy import named
-from harness.gate.timing import Effect, TimeVerdict
+from harness.gate.timing import TimeVerdict
 from harness.plugins import Footprint
 from harness.registry import discover
 from harness.report.verdicts import failure, render
 from harness.running.pipeline import Outcome
 from tests.made import made_account, made_baseline, made_certificate, made_result, made_samples, made_trace
+from tests.made_runs import SLOWER as SLOWER_STEP
 
 CASE = "resnet18-ddp-1gpu-bs8"
 NODE = f"benches/test_classification.py::test_train[{CASE}]"
 ACCEPT = "--benchmark-save=accepted"
-STEP = Effect(
-    view="same work",
-    better="lower",
-    estimate=0.052,
-    low=0.041,
-    high=0.063,
-    mde=0.034,
-    new_processes=20,
-    stored_processes=15,
-    stored_runs=3,
-)
+STEP = replace(SLOWER_STEP, new_processes=20, stored_processes=15, stored_runs=3)
 MACHINE = replace(STEP, view="machine", estimate=0.048, low=0.02, high=0.08, mde=0.09)
 SLOWER = TimeVerdict(word="regressed", effects=(STEP, MACHINE), reasons=("same work: +5.2% and so on",))
 ACCURACY = discover().metrics["accuracy"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.case import Case
 from harness.plugins import InputKind, World
-from tests.made import ANY_SPEED
+from tests.made import ANY_SPEED, Numbers
 from tests.ranks import run_ranks
 
 WORDS = st.integers(0, 2**32 - 1).filter(lambda bits: (bits >> 23) & 0xFF != 0xFF)
@@ -376,21 +376,6 @@ def test_micro_batches_are_consecutive_parts_of_one_size():
     assert list(micro_batches(lists, 1)) == [lists]
     # The strategies cut by code of their own.
     assert [x.tolist() for x, _ in of_strategies(tensors, 3)] == [x.tolist() for x, _ in micro_batches(tensors, 3)]
-
-
-class Numbers:
-    """A dataset whose sample i is an image of value i with label i."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int):
-        import torch
-
-        return torch.full((3, 1, 1), float(index)), index
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
