@@ -88,7 +88,7 @@ FAULTS = (
         about="Ctrl-C while ranks train",
         plant="hang",
         sends=(signal.SIGINT,),
-        says=r"interrupted by SIGINT while \S+-2gpu-bs\d+ ran",
+        says=r"interrupted by SIGINT while \S+-2gpu-bs\d+(: \w+)? ran",
         exits=(2,),
     ),
     Fault(
@@ -104,7 +104,7 @@ FAULTS = (
         about="SIGTERM to the run, as a scheduler sends it",
         plant="hang",
         sends=(signal.SIGTERM,),
-        says=r"interrupted by SIGTERM while \S+-2gpu-bs\d+ ran",
+        says=r"interrupted by SIGTERM while \S+-2gpu-bs\d+(: \w+)? ran",
         exits=(2,),
     ),
     Fault(
