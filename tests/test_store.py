@@ -70,6 +70,16 @@ def test_runs_are_numbered_in_the_hosts_folder_and_come_back(storage, folder):
     )
 
 
+def test_what_could_not_be_stored_is_refused_before_it_is_measured(tmp_path, storage, folder):
+    storage.refuse_unwritable()
+    assert _names(folder) == []
+    (tmp_path / "file").write_text("no folder")
+    for path in (tmp_path / "file", Path("/dev/null/stored")):
+        other = store.BaselineStorage(str(path), logging.getLogger("test"), "2-core-made")
+        with pytest.raises(StoreError, match=r"could not be stored in .*/2-core-made: .*--benchmark-storage"):
+            other.refuse_unwritable()
+
+
 def test_the_reasons_of_a_verdict_are_stored_with_it(storage):
     storage.save(_run(_benchmark(verdict="regressed", reasons=("slower", "larger"))), "a")
     ((_, run),) = storage.load()

@@ -119,8 +119,8 @@ FAULTS = (
         name="unwritable_store",
         about="a file lies where the folder of stored runs belongs",
         options=("--benchmark-save=x", "--benchmark-storage=file:///dev/null/stored"),
-        says=r"this run cannot be stored|Not a directory",
-        exits=(1, 4),
+        says=r"this run could not be stored in \S+: Not a directory",
+        exits=(4,),
     ),
     Fault(
         name="full_store",

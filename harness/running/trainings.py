@@ -18,6 +18,7 @@ from harness.results import RankReport, Result
 from harness.running.job import DataSettings
 from harness.stored import checkpoints, saved_models
 from harness.stored.saved_models import SavedModel
+from harness.stored.writing import probe
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,10 +152,6 @@ def refuse_unwritable(folder: Path) -> Path:
         StoreError: it cannot be made, or nothing can be written there.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.part"
-        probe.touch()
-        probe.unlink()
+        return probe(folder).resolve()
     except OSError as error:
         raise StoreError(f"--save-model {folder} cannot be written: {error.strerror}; name another folder") from error
-    return folder.resolve()

@@ -93,6 +93,8 @@ class _AfterBenchmark:
             suite = suite_of(config)
             if (folder := stored_runs(config)) is not None:
                 session.storage = store.BaselineStorage(str(folder), session.logger, suite.host.name)
+                if session.save or session.autosave:
+                    session.storage.refuse_unwritable()
             # They are called while pytest finishes, where an exception would cost the summary.
             session.storage.save = _noting_failure(session.storage.save, suite.not_stored)
             if session.json:  # a path, or in older versions of pytest-benchmark a file that is open

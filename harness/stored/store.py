@@ -27,7 +27,7 @@ from harness.certificate import Certificate
 from harness.errors import CaseError, StoreError
 from harness.results import SCHEMA, Result, result_from_json, result_to_json
 from harness.stored import reading
-from harness.stored.writing import whole
+from harness.stored.writing import probe, whole
 
 KEY = "shardbench"
 SEAL = "seal"
@@ -55,6 +55,21 @@ class Stored:
 
 class BaselineStorage(FileStorage):  # type: ignore[misc]
     """pytest-benchmark's folder of numbered files, with a host's name as the folder and no half-written files."""
+
+    def refuse_unwritable(self) -> None:
+        """Let nothing be measured that could not be stored.
+
+        Raises:
+            StoreError: the folder cannot be made, or nothing can be written there.
+        """
+        folder = Path(self.path, self.default_machine_id)
+        try:
+            probe(folder)
+        except OSError as error:
+            raise StoreError(
+                f"this run could not be stored in {folder}: {error.strerror}; free or change the folder "
+                "(--benchmark-storage), or leave out what stores it"
+            ) from error
 
     def save(self, output_json: Mapping[str, Any], save: str) -> None:
         """Seal a run and write it under the next free number.

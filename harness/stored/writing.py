@@ -32,3 +32,16 @@ def whole(file: Path, content: bytes | Callable[[BinaryIO], object], *, durable:
         part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+def probe(folder: Path) -> Path:
+    """Return a folder, made if it is not there, in which a file was written and deleted again.
+
+    Raises:
+        OSError: it cannot be made, or nothing can be written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{os.getpid()}.part"
+    part.touch()
+    part.unlink()
+    return folder
