@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -119,3 +121,16 @@ def share():
 def pipeline(make_pipeline):
     """One warm pipeline for all tests that can share it."""
     return make_pipeline()
+
+
+@pytest.fixture(scope="session")
+def suite_options():
+    """The options of pytest with this suite."""
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "benches", "--help"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", told))

@@ -30,14 +30,6 @@ def _commands(workflow: dict) -> list[tuple[str, dict]]:
     return [(step["run"], job) for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
 
 
-@pytest.fixture(scope="module")
-def pytest_options():
-    told = subprocess.run(
-        [sys.executable, "-m", "pytest", "benches", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", told))
-
-
 def test_there_is_a_nightly_a_pull_request_and_a_dependency_workflow():
     assert {path.stem for path in WORKFLOWS} >= {"nightly", "pull-request", "dependencies"}
 
@@ -74,7 +66,7 @@ def test_a_workflow_s_steps_are_whole_and_a_shell_can_read_them(path):
         assert read.returncode == 0, read.stderr
 
 
-def test_workflows_and_tox_give_pytest_options_that_it_has(pytest_options):
+def test_workflows_and_tox_give_pytest_options_that_it_has(suite_options):
     texts = [command for path in WORKFLOWS for command, _ in _commands(yaml.safe_load(path.read_text()))]
     texts += [part.partition(" benches ")[2] for part in (ROOT / "tox.ini").read_text().split("\n\n")]
     given = set()
@@ -82,10 +74,10 @@ def test_workflows_and_tox_give_pytest_options_that_it_has(pytest_options):
         words = re.findall(r"(?<!\S)--[a-z][a-z-]*", text.replace("\\\n", " "))
         given |= {word for word in words if word not in ("--notest", "--good", "--bad", "--format")}
     assert "--benchmark-compare" in given
-    assert given - pytest_options == set()
+    assert given - suite_options == set()
 
 
-def test_the_slurm_job_runs_the_nightly_form_with_options_that_pytest_has(tmp_path, pytest_options):
+def test_the_slurm_job_runs_the_nightly_form_with_options_that_pytest_has(tmp_path, suite_options):
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
     srun.chmod(0o755)
@@ -99,7 +91,7 @@ def test_the_slurm_job_runs_the_nightly_form_with_options_that_pytest_has(tmp_pa
     assert command[:4] == ["python", "-m", "pytest", "benches"]
     assert command[-2:] == ["-k", "zero"]
     assert "--benchmark-compare" in command
-    assert {word for word in command if word.startswith("--")} - pytest_options == set()
+    assert {word for word in command if word.startswith("--")} - suite_options == set()
     assert (tmp_path / "runs" / "nightly-17").is_dir()
 
 

@@ -74,12 +74,8 @@ def registry():
 
 
 @pytest.fixture(scope="module")
-def options():
-    """The options of pytest with this suite, and which take a value."""
-    told = subprocess.run(
-        [sys.executable, "-m", "pytest", "benches", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", told))
+def options(suite_options):
+    return suite_options
 
 
 @pytest.fixture(scope="module")
