@@ -42,17 +42,20 @@ def render(run: Run) -> Iterator[str]:
 
 def counted(run: Run) -> str:
     """Return how many cases came to what, in a sentence."""
-    words = Counter(outcome.verdict.word for outcome in run.outcomes)
-    parts = [f"{count} {word}" for word, count in words.most_common()]
-    if run.out_of_memory:
-        parts.append(f"{len(run.out_of_memory)} out of memory")
-    if run.broken:
-        parts.append(f"{len(run.broken)} failed to run")
-    cases = len(run.outcomes) + len(run.out_of_memory) + len(run.broken)
+    words = became(run)
+    parts = [f"{count} {word}" for word, count in words.items()]
+    cases = sum(words.values())
     bad = len(worse(run))
     head = f"{bad} of {cases} cases got worse or failed" if bad else "nothing got worse"
     head = f"interrupted: {head} so far" if run.exit_code == INTERRUPTED else head
     return f"{head}: {', '.join(parts)}" if parts else head
+
+
+def became(run: Run) -> dict[str, int]:
+    """Return how many cases came to what: verdicts, the most common first, then those without one."""
+    words = dict(Counter[str](outcome.verdict.word for outcome in run.outcomes).most_common())
+    others = {"out of memory": len(run.out_of_memory), "failed to run": len(run.broken)}
+    return words | {word: count for word, count in others.items() if count}
 
 
 def worse(run: Run) -> list[tuple[str, str]]:

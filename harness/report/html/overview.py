@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,13 +74,8 @@ class Overview:
 
 def of_run(run: Run) -> Overview:
     """Return the top of the page of a run."""
-    counts = Counter[str](outcome.verdict.word for outcome in run.outcomes)
-    if run.out_of_memory:
-        counts["out of memory"] = len(run.out_of_memory)
-    if run.broken:
-        counts["failed to run"] = len(run.broken)
     looks = {"out of memory": "open", "failed to run": "bad"}
-    counted = tuple((word, count, looks.get(word) or kind_of(word)) for word, count in counts.most_common())
+    counted = tuple((word, count, looks.get(word) or kind_of(word)) for word, count in answer.became(run).items())
     failed = tuple(_failed(run))
     kind = "bad" if failed else "open" if any(looks == "open" for *_, looks in counted) else "plain"
     return Overview(
@@ -97,7 +91,7 @@ def of_run(run: Run) -> Overview:
 
 
 def _headline(run: Run, failed: int) -> str:
-    cases = len(run.outcomes) + len(run.out_of_memory) + len(run.broken)
+    cases = sum(answer.became(run).values())
     if not cases:
         return "No case was run"
     told = f"{cases} case{'s' * (cases != 1)}"
