@@ -22,8 +22,8 @@ def moved(evidence: Contrasts) -> float | None:
     return control.loss if abs(control.z()) > MOVED_Z else None
 
 
-def doubts_of(timed: Timed, evidence: Contrasts, *, slower: bool) -> Iterator[str]:
-    """Yield why nothing that was measured can be judged; `slower` tells of a confirmed loss against the kernels."""
+def disturbances(timed: Timed) -> Iterator[str]:
+    """Yield why the processes of a case say little; others may say more."""
     count = len(timed.new)
     unsettled = sum(not one.settled for one in timed.new)
     if unsettled > MOST_DISTURBED * count:
@@ -31,6 +31,15 @@ def doubts_of(timed: Timed, evidence: Contrasts, *, slower: bool) -> Iterator[st
     disturbed = [one for one in timed.new if one.disturbed]
     if len(disturbed) > MOST_DISTURBED * count:
         yield f"{len(disturbed)} of {count} processes were disturbed: {disturbed[0].disturbed[0]}"
+
+
+def shifts(evidence: Contrasts, *, slower: bool) -> Iterator[str]:
+    """Yield why the references forbid a verdict, which no more processes of this run would change.
+
+    Args:
+        evidence: of the case.
+        slower: whether it lost beyond doubt against the kernels.
+    """
     shift = moved(evidence)
     # That a case slowed down with its plain loop tells that the model did, or what both run on: no doubt, a finding.
     if shift is not None and not (shift > 0 and slower):

@@ -16,7 +16,7 @@ from typing import Literal
 
 from harness.gate import chance, detectable
 from harness.gate.contrasts import Contrasts, Timed, correlation, cut, gather, theta
-from harness.gate.doubts import doubts_of, losses_of_the_machine
+from harness.gate.doubts import disturbances, losses_of_the_machine, shifts
 from harness.gate.observations import View
 from harness.gate.policy import CREEP_ALARMS, FALSE_ALARMS, FALSE_ALARMS_OF_CASE, MOVED_Z, Policy
 from harness.gate.screening import JUDGED, Screen, Suspect, primary, suspects_of, tested
@@ -198,11 +198,12 @@ def _verdict(
     losses = {view: evidence.fresh[view].loss for view in worse}
     machines = {} if paired else dict(losses_of_the_machine(evidence, base, losses))
     worse -= machines.keys()
-    doubts = tuple(doubts_of(timed, evidence, slower="machine" in worse))
-    if doubts or (machines and not worse):
-        doubts = (*machines.values(), *doubts)
-        again = policy.confirm_processes
-        return TimeVerdict(word="unresolved", effects=effects, reasons=doubts, processes_needed=again)
+    disturbed = tuple(disturbances(timed))
+    shifted = tuple(shifts(evidence, slower="machine" in worse))
+    if disturbed or shifted or (machines and not worse):
+        shifted = (*machines.values(), *shifted)
+        again = None if shifted else policy.confirm_processes
+        return TimeVerdict(word="unresolved", effects=effects, reasons=(*shifted, *disturbed), processes_needed=again)
     told = {effect.view: effect for effect in effects}
     if "wall" in worse and "machine" in evidence.fresh and evidence.fresh["machine"].loss <= theta("wall", timed):
         # Net of the kernels the tripwire is not reached; the machine view itself has the rest.
