@@ -177,8 +177,9 @@ def _sharding(evidence: Evidence) -> Row:
         one = 1 / len(ranks)
         shares = one if "parameters" in strategy.shards else 1.0, one if "optimizer" in strategy.shards else 1.0
     whole, state = sum(sizes), evidence.played[0].held_state
-    # ZeRO-3 keeps its share of a small parameter beside the whole.
-    small = sum(size for size in sizes if size < strategy.whole_below) if shares[0] < 1 else 0
+    # ZeRO-3 keeps its share of a small parameter beside the whole, on a single rank too.
+    shards = per_node is not None or "parameters" in strategy.shards
+    small = sum(size for size in sizes if size < strategy.whole_below) if shards else 0
     wanted_parameters, wanted_state = shares[0] * whole + small, shares[1] * state
     held_parameters = fmean(rank.held_parameters for rank in ranks)
     held_state = fmean(rank.held_state for rank in ranks)
@@ -189,10 +190,10 @@ def _sharding(evidence: Evidence) -> Row:
     ]
 
     def words(parameters: float, of_state: float) -> str:
-        shares = [f"{parameters / whole:.0%} of the parameters" if whole else "no parameters"]
+        told = [f"{parameters / whole:.0%} of the parameters" if whole else "no parameters"]
         if state:
-            shares.append(f"{of_state / state:.0%} of the optimizer state")
-        return "a rank keeps " + " and ".join(shares)
+            told.append(f"{of_state / state:.0%} of the optimizer state")
+        return "a rank keeps " + " and ".join(told)
 
     wanted = words(wanted_parameters, wanted_state)
     if all(fits):
