@@ -121,19 +121,21 @@ def _is_reported(folder: Path, cases: list[str]) -> None:
     assert (folder / "told.parquet").read_bytes()[:4] == b"PAR1"
 
 
-def test_a_run_that_cannot_be_stored_fails_and_still_shows_its_results(environment, tmp_path):
-    folder = tmp_path / "stored"
-    folder.mkdir()
-    (folder / _host_name()).write_text("a file where the host's folder belongs")
-    done = _run(
-        *("-k", "tiny_net and ddp and 1gpu", "--benchmark-save=x", f"--benchmark-storage=file://{folder}"),
-        *("--benchmark-json=/dev/full", *QUICK),
-    )
+def test_a_run_that_cannot_be_stored_in_the_end_fails_and_still_shows_its_results(environment):
+    done = _run("-k", "tiny_net and ddp and 1gpu", "--benchmark-json=/dev/full", *QUICK)
     assert done.returncode == 1
     assert "INTERNALERROR" not in done.stdout + done.stderr
     assert re.search(r"^ddp-1gpu-bs8!? .* 1\.00x ", done.stdout, re.MULTILINE)
-    assert "NOT STORED: this run cannot be stored as" in done.stdout
     assert re.search(r"NOT STORED: .*No space left on device", done.stdout)
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(environment, tmp_path):
+    folder = tmp_path / "stored"
+    folder.mkdir()
+    (folder / _host_name()).write_text("a file where the host's folder belongs")
+    done = _run("-k", "tiny_net and ddp and 1gpu", "--benchmark-save=x", f"--benchmark-storage=file://{folder}")
+    assert done.returncode == 4
+    assert re.search(r"ERROR: this run could not be stored in \S+: File exists; .*--benchmark-storage", done.stderr)
 
 
 def _host_name() -> str:
