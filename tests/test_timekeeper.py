@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.case import Case
-from harness.gate.policy import named
+from harness.gate.policy import LEAST_SCREEN_S, named
 from harness.running import sampler as samplers
 from harness.running import timekeeper as timekeepers
 from harness.running.accepted import NoAcceptedCode
@@ -142,10 +142,16 @@ def test_cases_that_were_not_reached_in_time_are_unresolved_and_say_what_would_h
         )
 
 
-@pytest.mark.parametrize(("kept", "reached"), [(CASES, len(CASES)), (CASES[1:], 2)])
-def test_a_run_that_has_no_certificates_to_make_screens_for_longer(judged, kept, reached):
-    ranks, _ = judged(policy=replace(PR, screen_s=3.0, screen_kept_s=1000.0), kept=kept)
-    assert len({*ranks.cases}) == reached
+@pytest.mark.parametrize(("missing", "screen_s"), [(0, 150.0), (1, 147.0), (len(CASES), 150.0 - 3.0 * len(CASES))])
+def test_each_certificate_that_is_to_be_made_takes_from_the_screen(judged, monkeypatch, missing, screen_s):
+    monkeypatch.setattr("harness.running.timekeeper.LEAST_SCREEN_S", 1.0)
+    _, keeper = judged(policy=PR, kept=CASES[missing:])
+    assert keeper._screen_s == screen_s
+
+
+def test_something_is_left_to_the_screen_however_many_certificates_are_to_be_made(judged):
+    _, keeper = judged(policy=replace(PR, screen_s=20.0))
+    assert keeper._screen_s == LEAST_SCREEN_S
 
 
 def test_a_case_that_could_not_be_sampled_is_unresolved_with_why_and_the_others_are_judged(judged):

@@ -32,6 +32,10 @@ MOST_DISTURBED = 0.20
 """Of a case's new processes: of those that were disturbed, or did not settle."""
 MOVED_Z = 3.09
 """Of a control, which nobody changed: one in 1000 in either direction by chance, and by more than its theta."""
+CERTIFICATE_S = 3.0
+"""What making a certificate takes from a screen that has an end: about as long as that takes."""
+LEAST_SCREEN_S = 15.0
+"""What is left to it however many are to be made."""
 UNLIKE = 1.5
 """A plain loop that moved by at most so many times what the kernels did, as logarithms, may have moved with the
 machine: one at another speed is seldom that for kernels and models alike. One evening kernels took 1.35 times as long
@@ -64,9 +68,8 @@ class Policy:
     sees_several: float
     """The same for several ranks."""
     screen_s: float | None = None
-    """Seconds that the screen of a run may take; cases that are not reached are unresolved. None takes all."""
-    screen_kept_s: float | None = None
-    """The same of a run whose certificates are all kept from earlier ones, which saves as much as it may take more."""
+    """Seconds that the screen of a run may take, less `CERTIFICATE_S` for each certificate to be made; cases that are
+    not reached are unresolved. None takes all."""
     again_s: float = 1200.0
     """Seconds that measuring unresolved cases again may take."""
 
@@ -103,8 +106,7 @@ POLICIES: Mapping[str, Policy] = {
             unresolved="pass",
             sees_one=0.25,
             sees_several=0.50,
-            screen_s=45.0,
-            screen_kept_s=150.0,
+            screen_s=150.0,
         ),
         Policy(
             name="nightly",

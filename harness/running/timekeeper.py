@@ -16,7 +16,7 @@ from harness.anatomy.telemetry import disturbance
 from harness.case import Case
 from harness.gate.contrasts import Timed
 from harness.gate.observations import Process, machine, observe
-from harness.gate.policy import Policy
+from harness.gate.policy import CERTIFICATE_S, LEAST_SCREEN_S, Policy
 from harness.gate.selftest import LEAST_PROCESSES, Selftest, selftest
 from harness.gate.timing import TimeVerdict, judge_time, needs_more, screen
 from harness.records.samples import Samples
@@ -63,8 +63,10 @@ class Timekeeper:
             return
         policy, take = self.policy, self.sampler.take
         self._screen_s = None if self.budget_s else policy.screen_s
-        if self._screen_s is not None and policy.screen_kept_s is not None and all(map(self.certified, levels)):
-            self._screen_s = policy.screen_kept_s
+        if self._screen_s is not None:
+            missing = sum(not self.certified(case) for case in levels)
+            left_s = max(self._screen_s - CERTIFICATE_S * missing, LEAST_SCREEN_S)
+            self._screen_s = min(self._screen_s, left_s)
         until_s = None if self._screen_s is None else time.monotonic() + self._screen_s
         take(self._first(), stage="screen", rounds_s=policy.rounds_s, until_s=until_s)
         if self.budget_s:
