@@ -142,7 +142,7 @@ def test_cases_that_were_not_reached_in_time_are_unresolved_and_say_what_would_h
         )
 
 
-@pytest.mark.parametrize(("missing", "screen_s"), [(0, 150.0), (1, 147.0), (len(CASES), 150.0 - 3.0 * len(CASES))])
+@pytest.mark.parametrize(("missing", "screen_s"), [(0, 120.0), (1, 117.0), (len(CASES), 120.0 - 3.0 * len(CASES))])
 def test_each_certificate_that_is_to_be_made_takes_from_the_screen(judged, monkeypatch, missing, screen_s):
     monkeypatch.setattr("harness.running.timekeeper.LEAST_SCREEN_S", 1.0)
     _, keeper = judged(policy=PR, kept=CASES[missing:])
@@ -152,6 +152,23 @@ def test_each_certificate_that_is_to_be_made_takes_from_the_screen(judged, monke
 def test_something_is_left_to_the_screen_however_many_certificates_are_to_be_made(judged):
     _, keeper = judged(policy=replace(PR, screen_s=20.0))
     assert keeper._screen_s == LEAST_SCREEN_S
+
+
+def test_suspects_of_a_screen_that_has_an_end_are_confirmed_as_far_as_half_its_time_goes(judged):
+    # All are suspect; a process takes 2 s, so that 8 of 30 fit into 15 s, in passes over all.
+    _, keeper = judged(policy=replace(PR, screen_s=30.0), kept=CASES, slower=dict.fromkeys(CASES, 1.5))
+    confirmed = _counts(keeper, "confirm")
+    assert sum(confirmed) == 8
+    assert set(confirmed) == {1, 2}
+
+
+def test_suspects_that_no_confirmation_came_to_are_unresolved(judged):
+    _, keeper = judged(policy=replace(PR, screen_s=16.0), kept=CASES, slower=dict.fromkeys(CASES, 1.5))
+    words = dict(zip(CASES, _words(keeper), strict=True))
+    for case in CASES:
+        if not keeper.sampler.of(case, "confirm"):
+            assert words[case] == "unresolved"
+    assert "unresolved" in words.values()
 
 
 def test_a_case_that_could_not_be_sampled_is_unresolved_with_why_and_the_others_are_judged(judged):

@@ -36,6 +36,9 @@ CERTIFICATE_S = 3.0
 """What making a certificate takes from a screen that has an end: about as long as that takes."""
 LEAST_SCREEN_S = 15.0
 """What is left to it however many are to be made."""
+CONFIRM_SHARE = 0.5
+"""How long the confirmation of all suspects of such a screen may take, of what the screen may. On a machine that is not
+as it was, many are suspect, and each takes half a minute; what is not confirmed by then is unresolved."""
 UNLIKE = 1.5
 """A plain loop that moved by at most so many times what the kernels did, as logarithms, may have moved with the
 machine: one at another speed is seldom that for kernels and models alike. One evening kernels took 1.35 times as long
@@ -106,7 +109,7 @@ POLICIES: Mapping[str, Policy] = {
             unresolved="pass",
             sees_one=0.25,
             sees_several=0.50,
-            screen_s=150.0,
+            screen_s=120.0,
         ),
         Policy(
             name="nightly",

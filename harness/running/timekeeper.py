@@ -16,7 +16,7 @@ from harness.anatomy.telemetry import disturbance
 from harness.case import Case
 from harness.gate.contrasts import Timed
 from harness.gate.observations import Process, machine, observe
-from harness.gate.policy import CERTIFICATE_S, LEAST_SCREEN_S, Policy
+from harness.gate.policy import CERTIFICATE_S, CONFIRM_SHARE, LEAST_SCREEN_S, Policy
 from harness.gate.selftest import LEAST_PROCESSES, Selftest, selftest
 from harness.gate.timing import TimeVerdict, judge_time, needs_more, screen
 from harness.records.samples import Samples
@@ -73,7 +73,8 @@ class Timekeeper:
             take(self._within(self.budget_s), stage="screen", rounds_s=policy.rounds_s)
         found = screen(self.cases())
         self.said += found.said
-        self._confirm({Case.parse(name): policy.confirm_processes for name in found.confirm})
+        until_s = None if self._screen_s is None else time.monotonic() + CONFIRM_SHARE * self._screen_s
+        self._confirm({Case.parse(name): policy.confirm_processes for name in found.confirm}, until_s)
         again_s = policy.again_s if self.budget_s is None else self.budget_s * len(self._levels)
         until_s, done = time.monotonic() + again_s, 0
         while time.monotonic() < until_s and (more := needs_more(self.cases(), policy, done=done)):
