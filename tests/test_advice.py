@@ -52,8 +52,8 @@ def test_the_leanest_stays_within_the_slowdown_of_the_fastest_that_fits():
 
 def test_each_recommendation_is_one_sentence_with_its_reason():
     fastest, leanest = _advice(DDP, FSDP2, ZERO3, slowdown=0.2).sentences
-    assert fastest == "fastest: ddp at 4 GPUs, 100.0 ms a step; fsdp2, the next, is 12% slower"
-    assert leanest == "leanest: fsdp2 at 4 GPUs: 12% slower than ddp, but needs 41% less memory (0.549 GiB)"
+    assert fastest == "fastest: ddp at 4 GPUs, 100.0 ms a step; fsdp2, the next, is 12% (by steps) slower"
+    assert leanest == "leanest: fsdp2 at 4 GPUs: 12% (by steps) slower than ddp, but needs 41% less memory (0.549 GiB)"
     fastest, leanest = _advice(DDP, FSDP2, ZERO3, memory_bytes=600 * MB).sentences
     assert fastest.startswith("fastest of the 2 that fit: fsdp2 at 4 GPUs")
     assert leanest == "leanest: fsdp2 at 4 GPUs too: nothing at most 10% slower needs less memory"
@@ -65,7 +65,7 @@ def test_times_whose_spreads_overlap_are_not_told_apart():
     assert told_apart(FSDP2, DDP)
     assert not told_apart(DDP, FSDP2)
     assert "not told apart from zero1" in _text(DDP, near, FSDP2)
-    assert "1% slower than ddp (not told apart), but needs 10% less memory" in _text(DDP, near)
+    assert "1% (by steps) slower than ddp (not told apart), but needs 10% less memory" in _text(DDP, near)
 
 
 def test_processes_tell_more_than_the_spread_of_steps():

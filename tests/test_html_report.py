@@ -142,7 +142,7 @@ def test_the_answer_stands_before_the_tables_and_they_before_the_figures(page):
     top = page[page.index("<main>") : page.index("Tables</h2>")]
     assert "cause  a planted one" in top
     assert f"pytest &#34;{node(FAILED)}&#34; --benchmark-compare" in top
-    assert "told apart from all: zero1, the next, is 36% slower" in top
+    assert "told apart from all: zero1, the next, is 36% (by steps) slower" in top
 
 
 def test_the_page_is_sound_and_fetches_nothing(page):

@@ -61,7 +61,7 @@ def test_a_run_becomes_tables_sentences_and_effort(recommend):
     code, out, err = recommend()
     assert (code, err) == (0, "")
     assert "resnet18 on digits, 2 GPUs, global batch 16" in out
-    assert "fastest: ddp at 2 GPUs, 100.2 ms a step; fsdp2, the next, is 5% slower" in out
+    assert "fastest: ddp at 2 GPUs, 100.2 ms a step; fsdp2, the next, is 5% (by steps)\n    slower" in out
     assert "leanest: fsdp2 at 2 GPUs" in out
     assert "vit_tiny on digits, 1 GPU, global batch 8" in out
     effort = {line.split()[0]: line.split() for line in out.splitlines()[out.splitlines().index("") :] if line}

@@ -159,11 +159,11 @@ def told_apart(one: Candidate, fastest: Candidate, *, others: int = 1) -> bool:
 
 
 def slower(one: Candidate, fastest: Candidate, *, others: int = 1) -> str:
-    """Return by how much a case is slower than the fastest, in words: with its interval where processes tell."""
+    """Return by how much a case is slower than the fastest, in words: with its interval where processes tell it."""
     known: Slower | None = ranking.slower(one.timing, fastest.timing, comparisons=others)
     if known is not None:
         return f"{known.estimate:.0%} ({known.low:.0%} to {known.high:.0%}, by processes) slower"
-    return f"{_time(one) / _time(fastest) - 1:.0%} slower" if _time(fastest) else "infinitely slower"
+    return f"{_time(one) / _time(fastest) - 1:.0%} (by steps) slower" if _time(fastest) else "infinitely slower"
 
 
 def _time(one: Candidate) -> float:
