@@ -13,7 +13,7 @@ from harness.anatomy.advice import Candidate, advise, fits, lines_of_code, told_
 from harness.case import Case
 from harness.gate.noise import Noise
 from harness.gate.observations import Observation
-from harness.gate.ranking import Spent, Timing
+from harness.gate.ranking import Spent
 
 MB = 10**6
 
@@ -78,7 +78,7 @@ def test_processes_tell_more_than_the_spread_of_steps():
                 noise=Noise(1.0, 0.00003, 0.0004, 10, 0.000025, 4),
             )
         }
-        return replace(one, timing=Timing(views=views))
+        return replace(one, timing=views)
 
     near = _one("zero1", 101, 900)
     assert told_apart(timed(near, 0.05), timed(DDP, 0.0))

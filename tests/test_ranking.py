@@ -9,7 +9,7 @@ import pytest
 
 from harness.gate import chance
 from harness.gate.observations import Observation, Process
-from harness.gate.ranking import Timing, slower, timings
+from harness.gate.ranking import slower, timings
 from harness.report.answer import candidates
 from tests.made import made_certificate
 from tests.made_runs import REGISTRY, made_stored
@@ -77,7 +77,7 @@ def test_where_plain_loops_differ_the_kernels_tell_and_else_nothing_does():
     assert slower(other["b"], other["a"]).estimate == pytest.approx(0.22, abs=0.1)
     new = _timings({"a": cases["a"], "b": _processes(draw, code={"plain": "q", "machine": "n"})})
     assert slower(new["b"], new["a"]) is None
-    assert slower(Timing(), same["a"]) is None
+    assert slower({}, same["a"]) is None
 
 
 def test_candidates_of_a_run_are_told_apart_by_their_processes_and_not_by_their_steps():

@@ -47,7 +47,7 @@ class Candidate:
     """Peak of the fullest device."""
     accuracy: float | None
     """In whatever the model is scored by; more is better."""
-    timing: Timing = field(default_factory=Timing)
+    timing: Timing = field(default_factory=dict)
     """What its processes of the time layer say of its speed, where it has any."""
     disturbed: bool = False
     """Whether others used the machine, or clocks were held down, while it was timed."""

@@ -58,7 +58,7 @@ def changes_of(timed: Mapping[str, Timed]) -> dict[str, tuple[Sequence[Change], 
                 f"the plain loop moved {math.expm1(shift):+.1%} against the kernels: the machine is not as it was"
             )
         lost = {one.view: whole[one.view].loss for one in changes if one.shown}
-        doubts += dict(losses_of_the_machine(evidence[case], evidence.get(own.base or ""), lost)).values()
+        doubts += losses_of_the_machine(evidence[case], evidence.get(own.base or ""), lost).values()
         if not changes:
             doubts.append("the frozen references of its time are other code: time not compared")
         found[case] = changes, doubts
@@ -86,8 +86,7 @@ def _change(
     view: View, contrast: Contrast, shown: Mapping[tuple[str, View], bool], case: str, timed: Mapping[str, Timed]
 ) -> Change:
     sign = -1 if view == "speedup" else 1
-    half = chance.student(0.975, contrast.degrees) * contrast.error
-    low, high = sorted(math.expm1(sign * contrast.loss + side) for side in (-half, half))
+    low, high = contrast.interval(sign)
     least = (chance.student(1 - FALSE_ALARMS / 2 / len(shown), contrast.degrees) + POWER_Z) * contrast.error
     return Change(
         view=view,

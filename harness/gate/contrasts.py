@@ -66,6 +66,16 @@ class Contrast:
         """Return the normal quantile of the loss, or of the gain, over its error; the variance being estimated."""
         return chance.as_normal(sign * self.loss / self.error, self.degrees)
 
+    def interval(self, sign: int = 1, *, outside: float = 0.05) -> tuple[float, float]:
+        """Return the relative change's interval, which leaves the truth out with so much probability.
+
+        Args:
+            sign: -1 for a view of which more is better, whose change is the loss turned round.
+            outside: on both sides together.
+        """
+        half = chance.student(1 - outside / 2, self.degrees) * self.error
+        return math.expm1(sign * self.loss - half), math.expm1(sign * self.loss + half)
+
     def with_new(self, count: int) -> Contrast:
         """Return what it would be with another number of new processes, as long as these, of both sides if paired."""
         return replace(self, variance=self.shared + (self.variance - self.shared) * self.new / count, new=count)

@@ -46,10 +46,8 @@ def shifts(evidence: Contrasts, *, slower: bool) -> Iterator[str]:
         yield f"the plain loop moved {math.expm1(shift):+.1%} against the kernels, though the code of both is frozen"
 
 
-def losses_of_the_machine(
-    evidence: Contrasts, base: Contrasts | None, losses: Mapping[View, float]
-) -> Iterator[tuple[View, str]]:
-    """Yield which losses may be the machine's, and why: it is at another speed, and the same work beside shows none.
+def losses_of_the_machine(evidence: Contrasts, base: Contrasts | None, losses: Mapping[View, float]) -> dict[View, str]:
+    """Return which losses may be the machine's, and why: it is at another speed, and the same work beside shows none.
 
     Gains, which are losses below 0, are alike.
 
@@ -59,18 +57,19 @@ def losses_of_the_machine(
         losses: of the views in which it lost beyond doubt, logarithms.
     """
     ours, theirs = evidence.whole.get("control"), base and base.whole.get("control")
-    shifts: dict[View, float] = {"machine": ours.loss} if ours else {}
+    moves: dict[View, float] = {"machine": ours.loss} if ours else {}
     if ours and theirs:
-        shifts["speedup"] = ours.loss - theirs.loss
-    for view in sorted(shifts.keys() & losses):
-        kernels = _with_machine(shifts[view], evidence)
+        moves["speedup"] = ours.loss - theirs.loss
+    found: dict[View, str] = {}
+    for view in sorted(moves.keys() & losses):
+        kernels = _with_machine(moves[view], evidence)
         if kernels is not None and losses.get("same work", 0.0) * losses[view] <= 0:
-            loss, shift = math.expm1(losses[view]), math.expm1(shifts[view])
-            why = (
+            loss, shift = math.expm1(losses[view]), math.expm1(moves[view])
+            found[view] = (
                 f"{view}: of a loss of {loss:+.1%} the plain loop has {shift:+.1%}, "
                 f"and the kernels take {math.expm1(kernels):+.1%}: another machine speed, or a slower model"
             )
-            yield view, why
+    return found
 
 
 def _with_machine(shift: float, evidence: Contrasts) -> float | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from harness.gate import chance, noise
-from harness.gate.contrasts import degrees_of
+from harness.gate import noise
+from harness.gate.contrasts import Contrast, degrees_of
 from harness.gate.noise import Noise
 from harness.gate.observations import REFERENCES, Observation, Process
 
@@ -45,11 +45,8 @@ class Slower:
     """Of this case and of the other."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """What the processes of a case say of its speed."""
-
-    views: Mapping[Ratio, Spent] = field(default_factory=dict)
+Timing = Mapping[Ratio, Spent]
+"""What the processes of a case say of its speed, by what it is held to; empty where it has none."""
 
 
 def timings(
@@ -72,7 +69,7 @@ def timings(
                 digests = (cases[case][0].references.get(name, "") for name in REFERENCES[view])
                 code = (*digests, loops[case] if view == "same work" else "")
                 views[case][view] = Spent(seen=tuple(run), noise=known[case], code=code)
-    return {case: Timing(views=found) for case, found in views.items()}
+    return dict(views)
 
 
 def slower(one: Timing, than: Timing, *, comparisons: int = 1) -> Slower | None:
@@ -83,17 +80,15 @@ def slower(one: Timing, than: Timing, *, comparisons: int = 1) -> Slower | None:
         than: of the other.
         comparisons: how many cases are held to the other, whose intervals shall hold together.
     """
-    for view, ours in one.views.items():
-        theirs = than.views.get(view)
+    for view, ours in one.items():
+        theirs = than.get(view)
         if theirs is None or ours.code != theirs.code:
             continue
         (mean, variance), (other, of_other) = ours.noise.mean(ours.seen), theirs.noise.mean(theirs.seen)
         runs = ours.noise.run + theirs.noise.run
         parts = ((variance, ours.noise.degrees), (of_other, theirs.noise.degrees), (runs, ours.noise.run_degrees))
-        degrees, error = degrees_of(*parts), math.sqrt(variance + of_other + runs)
-        half = chance.student(1 - (1 - LEVEL) / 2 / comparisons, degrees) * error
-        low, high = (math.expm1(mean - other + side) for side in (-half, half))
-        return Slower(
-            estimate=math.expm1(mean - other), low=low, high=high, processes=(len(ours.seen), len(theirs.seen))
-        )
+        counts = len(ours.seen), len(theirs.seen)
+        contrast = Contrast(mean - other, variance + of_other + runs, runs, degrees_of(*parts), *counts, 1)
+        low, high = contrast.interval(outside=(1 - LEVEL) / comparisons)
+        return Slower(estimate=math.expm1(contrast.loss), low=low, high=high, processes=counts)
     return None

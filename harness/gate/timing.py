@@ -196,7 +196,7 @@ def _verdict(
     paired = main_fresh is not None and main_fresh.paired
     base = everyone.get(timed.base or "") if "speedup" in worse else None
     losses = {view: evidence.fresh[view].loss for view in worse}
-    machines = {} if paired else dict(losses_of_the_machine(evidence, base, losses))
+    machines = {} if paired else losses_of_the_machine(evidence, base, losses)
     worse -= machines.keys()
     disturbed = tuple(disturbances(timed))
     shifted = tuple(shifts(evidence, slower="machine" in worse))
@@ -266,9 +266,8 @@ def _effects(
         contrast = evidence.fresh[view] if view in confirmed else evidence.screen.get(view)
         if contrast is None:
             continue
-        half = chance.student(0.975, contrast.degrees) * contrast.error
         sign = -1 if view == "speedup" else 1
-        low, high = sorted(math.expm1(sign * contrast.loss + side) for side in (-half, half))
+        low, high = contrast.interval(sign)
         yield Effect(
             view=view,
             better="higher" if view == "speedup" else "lower",
