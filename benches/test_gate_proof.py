@@ -20,12 +20,12 @@ import pytest
 
 from harness import gate
 from harness.anatomy.memory import figures
-from harness.anatomy.telemetry import disturbance
+from harness.anatomy.telemetry import observed
 from harness.case import Case
 from harness.errors import WorkerFailed
 from harness.gate.contrasts import Timed
 from harness.gate.exact import compare
-from harness.gate.observations import observe
+from harness.gate.noise import group_of
 from harness.gate.policy import named
 from harness.gate.timing import judge_time, screen
 from harness.proof.confusion import Night, Trial, contradictions, counted, lines, packed, unpacked
@@ -88,14 +88,14 @@ class Proof:
             case.id: Timed(
                 new=self._seen(name, case),
                 level=tuple(self._seen(run, case) for run in LEVEL),
-                group=f"{case.strategy} {case.gpu_count}",
+                group=group_of(case),
                 base=reference_of(case).id,
             )
             for case in (ONE, TWO)
         }
 
     def _seen(self, name, case):
-        return tuple(observe(one, _disturbed) for one in self._sampler(name).of(case))
+        return tuple(map(observed, self._sampler(name).of(case)))
 
     def _sampler(self, name):
         launch = partial(self._launch, name)
@@ -109,10 +109,6 @@ class Proof:
         added_s = planted["share"] * planted["step_s"] if planted else 0.0
         self.reached[name, case].append(added_s / (step_s - added_s))
         return reports, wall_s
-
-
-def _disturbed(samples):
-    return disturbance(samples.watched) if samples.watched else ()
 
 
 @pytest.mark.benchmark(timer=ReplayClock())

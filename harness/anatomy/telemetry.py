@@ -8,6 +8,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Literal
 
+from harness.gate.observations import Process, observe
+from harness.records.samples import Samples
 from harness.records.telemetry import GpuReading, Reading, Telemetry
 
 REASONS = {
@@ -103,6 +105,11 @@ def figures(telemetry: Telemetry) -> Figures:
     images = telemetry.measured.images if telemetry.measured else 0
     known = images > 0 and len(joules) == len(energies) > 0
     return Figures(seconds=seconds, gpus=gpus, cpu=cpu, joules_per_image=sum(joules) / images if known else None)
+
+
+def observed(samples: Samples) -> Process:
+    """Return a process of the time layer as the gate judges it, with what disturbed it by its readings."""
+    return observe(samples, lambda one: disturbance(one.watched) if one.watched else ())
 
 
 def disturbance(telemetry: Telemetry) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
+from harness.case import Case
 from harness.gate.observations import Observation, View
 
 Run = Sequence[Observation]
@@ -40,6 +41,11 @@ _FEWEST_CASES = 5
 """From which on the cases themselves tell how much they differ in noise."""
 _MOST_WORTH = 30.0
 """That a few cases look equally noisy is weak evidence that all are."""
+
+
+def group_of(case: Case) -> str:
+    """Return the name of the cases that are expected to be alike in noise."""
+    return f"{case.strategy} {case.gpu_count}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from harness.anatomy.telemetry import disturbance
 from harness.case import Case
 from harness.certificate import Certificate
 from harness.gate import ranking
+from harness.gate.noise import group_of
 from harness.gate.observations import observe
 from harness.plugins import Metric
 from harness.report import verdicts
@@ -107,7 +108,7 @@ def candidates(
     parsed = {result.case_id: Case.parse(result.case_id) for result, _, _ in cases}
     timed = ranking.timings(
         {result.case_id: [observe(one) for one in result.samples] for result, _, _ in cases},
-        groups={name: f"{case.strategy} {case.gpu_count}" for name, case in parsed.items()},
+        groups={name: group_of(case) for name, case in parsed.items()},
         # A process that drives all devices has the whole batch in its plain loop.
         loops={
             result.case_id: f"{case.model} {case.batch_size} {case.precision} {case.channels_last} {len(result.ranks)}"

@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from harness.anatomy.telemetry import disturbance
+from harness.anatomy.telemetry import observed
 from harness.case import Case
 from harness.gate.contrasts import Timed
-from harness.gate.observations import Process, machine, observe
+from harness.gate.noise import group_of
+from harness.gate.observations import Process, machine
 from harness.gate.policy import CERTIFICATE_S, CONFIRM_SHARE, LEAST_SCREEN_S, Policy
 from harness.gate.selftest import LEAST_PROCESSES, Selftest, selftest
 from harness.gate.timing import TimeVerdict, judge_time, needs_more, screen
@@ -58,15 +59,11 @@ class Timekeeper:
         Args:
             levels: what each case is held to, nothing for a new one; with the bases of speedups among them.
         """
-        self._levels = {case: tuple(tuple(map(_observed, run)) for run in level) for case, level in levels.items()}
+        self._levels = {case: tuple(tuple(map(observed, run)) for run in level) for case, level in levels.items()}
         if self.forbidden:
             return
         policy, take = self.policy, self.sampler.take
-        self._screen_s = None if self.budget_s else policy.screen_s
-        if self._screen_s is not None:
-            missing = sum(not self.certified(case) for case in levels)
-            left_s = max(self._screen_s - CERTIFICATE_S * missing, LEAST_SCREEN_S)
-            self._screen_s = min(self._screen_s, left_s)
+        self._screen_s = self._allowed_s(levels)
         until_s = None if self._screen_s is None else time.monotonic() + self._screen_s
         take(self._first(), stage="screen", rounds_s=policy.rounds_s, until_s=until_s)
         if self.budget_s:
@@ -90,8 +87,8 @@ class Timekeeper:
         self.sampler.take(dict.fromkeys(cases, wanted), stage="screen", rounds_s=policy.rounds_s)
         seen = {case: self.sampler.of(case) for case in cases}
         return selftest(
-            {case.id: [_observed(one) for one in processes] for case, processes in seen.items()},
-            {case.id: _group(case) for case in cases},
+            {case.id: [observed(one) for one in processes] for case, processes in seen.items()},
+            {case.id: group_of(case) for case in cases},
             policy,
         )
 
@@ -126,11 +123,11 @@ class Timekeeper:
         """Return what is known of the time of each case that was measured, by its id."""
         return {
             case.id: Timed(
-                new=tuple(map(_observed, self.sampler.of(case))),
+                new=tuple(map(observed, self.sampler.of(case))),
                 level=level,
-                group=_group(case),
+                group=group_of(case),
                 base=self.base_of(case).id,
-                beside=tuple(map(_observed, self.beside(case))),
+                beside=tuple(map(observed, self.beside(case))),
             )
             for case, level in self._levels.items()
             if self.sampler.of(case)
@@ -139,6 +136,14 @@ class Timekeeper:
     def beside(self, case: Case) -> tuple[Samples, ...]:
         """Return the processes of accepted code that a case was confirmed beside; none where it was not."""
         return self._beside[case].of(case) if case in self._beside else ()
+
+    def _allowed_s(self, cases: Collection[Case]) -> float | None:
+        """Return what the screen of some cases may take, or None for any time."""
+        most_s = self.policy.screen_s
+        if most_s is None or self.budget_s:
+            return None
+        missing = sum(not self.certified(case) for case in cases)
+        return min(most_s, max(most_s - CERTIFICATE_S * missing, LEAST_SCREEN_S))
 
     def _confirm(self, wanted: Mapping[Case, int], until_s: float | None = None) -> None:
         """Take fresh processes, in turns with as many of the accepted code where that is to be had."""
@@ -188,11 +193,3 @@ class Timekeeper:
             for case in self._levels
             if self.sampler.of(case)
         }
-
-
-def _observed(samples: Samples) -> Process:
-    return observe(samples, lambda one: disturbance(one.watched) if one.watched else ())
-
-
-def _group(case: Case) -> str:
-    return f"{case.strategy} {case.gpu_count}"

@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.anatomy.telemetry import disturbance
+from harness.anatomy.telemetry import observed
 from harness.case import Case
 from harness.gate import exact, limits, portable
 from harness.gate.changes import Change, changes_of
 from harness.gate.contrasts import Timed
-from harness.gate.observations import Process, observe
+from harness.gate.noise import group_of
+from harness.gate.observations import Process
 from harness.metrics import timing
 from harness.plugins import Metric
 from harness.records.samples import Samples
@@ -67,7 +68,7 @@ def compare(
         case.id: Timed(
             new=_processes(after[case].result.samples),
             level=(_processes(before[case].result.samples),),
-            group=f"{case.strategy} {case.gpu_count}",
+            group=group_of(case),
             base=base_of[case].id,
         )
         for case in both
@@ -126,7 +127,7 @@ def _untimed(before: Stored, after: Stored) -> str:
 
 
 def _processes(samples: Sequence[Samples]) -> tuple[Process, ...]:
-    return tuple(observe(one, lambda seen: disturbance(seen.watched) if seen.watched else ()) for one in samples)
+    return tuple(map(observed, samples))
 
 
 def _judged(
