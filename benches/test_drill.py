@@ -94,16 +94,15 @@ def _in_run(fault, case, root):
     command = [sys.executable, "-m", "pytest", "benches", "-p", "no:cacheprovider", "-m", _exactly(case)]
     command += [*fault.options, *(("--gate-plant", fault.plant) if fault.plant else ())]
     with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         # Of what is stored the time would be looked at first, by processes in which nobody trains.
-        empty = stack.enter_context(tempfile.TemporaryDirectory())
         if not any(option.startswith("--benchmark-storage") for option in fault.options):
-            command.append(f"--benchmark-storage=file://{empty}")
+            command.append(f"--benchmark-storage=file://{folder}/stored")
         if fault.takes is not None:
             taken = stack.enter_context(socket.socket())
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind(("127.0.0.1", fault.takes))
             taken.listen()
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
         environment = os.environ | {name: value.format(folder=folder) for name, value in fault.environment.items()}
         if fault.first:
             subprocess.run([sys.executable, "-c", fault.first], cwd=root, env=environment, check=False)

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from harness.certificate import Group, Row, Watched
 from harness.gate.evidence import Evidence, near, norms_of, tolerance
-from harness.plugins import Traffic
+from harness.plugins import Hierarchy, Traffic
 
 
 def rows(evidence: Evidence) -> Iterator[Row]:
@@ -170,22 +170,23 @@ def _batch_norm(evidence: Evidence) -> Row:
 def _sharding(evidence: Evidence) -> Row:
     """Compare what a rank keeps, on the mean over the ranks, with what its strategy says it shards."""
     strategy, ranks, sizes = evidence.strategy, evidence.ranks, evidence.reference.sizes
-    per_node = evidence.case.gpus_per_node if strategy.hierarchy is not None else None
-    if strategy.hierarchy is not None and per_node is not None:
-        shares = strategy.hierarchy.held(evidence.case.gpu_count, per_node)
+    over_nodes = _over_nodes(evidence)
+    if over_nodes is not None:
+        hierarchy, per_node = over_nodes
+        shares = hierarchy.held(evidence.case.gpu_count, per_node)
     else:
         one = 1 / len(ranks)
         shares = one if "parameters" in strategy.shards else 1.0, one if "optimizer" in strategy.shards else 1.0
     whole, state = sum(sizes), evidence.played[0].held_state
     # ZeRO-3 keeps its share of a small parameter beside the whole, on a single rank too.
-    shards = per_node is not None or "parameters" in strategy.shards
+    shards = over_nodes is not None or "parameters" in strategy.shards
     small = sum(size for size in sizes if size < strategy.whole_below) if shards else 0
     wanted_parameters, wanted_state = shares[0] * whole + small, shares[1] * state
     held_parameters = fmean(rank.held_parameters for rank in ranks)
     held_state = fmean(rank.held_state for rank in ranks)
     fits = [
         # A node's own copies must be there; else less is no fault.
-        held <= 1.1 * wanted + 1024 and (per_node is None or held >= 0.9 * wanted - 1024)
+        held <= 1.1 * wanted + 1024 and (over_nodes is None or held >= 0.9 * wanted - 1024)
         for held, wanted in ((held_parameters, wanted_parameters), (held_state, wanted_state))
     ]
 
@@ -236,10 +237,17 @@ def _traffic(evidence: Evidence) -> Iterator[Row]:
 
 def _expected(evidence: Evidence) -> Sequence[Traffic] | None:
     """Return what a rank must move in the certified steps; None where no closed form tells."""
-    strategy, case, units = evidence.strategy, evidence.case, evidence.reference.units
-    if strategy.hierarchy is not None and case.gpus_per_node is not None:
-        return strategy.hierarchy.traffic(units, len(evidence.ranks), case.gpus_per_node)
-    return None if strategy.traffic is None else strategy.traffic(units, len(evidence.ranks))
+    strategy, units, count = evidence.strategy, evidence.reference.units, len(evidence.ranks)
+    if (over_nodes := _over_nodes(evidence)) is not None:
+        hierarchy, per_node = over_nodes
+        return hierarchy.traffic(units, count, per_node)
+    return None if strategy.traffic is None else strategy.traffic(units, count)
+
+
+def _over_nodes(evidence: Evidence) -> tuple[Hierarchy, int] | None:
+    """Return how a strategy treats the GPUs of a node unlike others, and how many those are; None where it does not."""
+    hierarchy, per_node = evidence.strategy.hierarchy, evidence.case.gpus_per_node
+    return None if hierarchy is None or per_node is None else (hierarchy, per_node)
 
 
 _FLOATING = ("fp32", "bf16", "fp16")

@@ -23,6 +23,10 @@ MODEL = 0.20
 """A slowdown of a model, which its plain loop has too."""
 CASES = 20
 """Of a suite."""
+_UNCHANGED = {f"case {number}": 0.0 for number in range(CASES)}
+"""The first is the base of all speedups."""
+_SLOWED = dict(zip(list(_UNCHANGED)[1:], EFFECTS, strict=False))
+_CHANGES = _UNCHANGED | {case: math.log1p(effect) for case, effect in _SLOWED.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +130,8 @@ def rates(
     power = dict.fromkeys(EFFECTS, Count())
     smallest: list[float] = []
     processes = 0
-    unchanged = {f"case {number}": 0.0 for number in range(CASES)}
     for number in range(suites):
-        suite = made((seed, 0, number), unchanged)
+        suite = made((seed, 0, number), _UNCHANGED)
         # Before the confirmation, which measures again just those cases whose interval leaves out the truth.
         for verdict in judge_time(suite.cases, policy).values():
             for shown in verdict.effects:
@@ -143,18 +146,15 @@ def rates(
         improvements += _count(verdicts, "improved")
         unresolved += _count(verdicts, "unresolved")
         processes += sum(len(timed.new) for timed in suite.cases.values())
-    # The first case is the base of all speedups.
-    slowed = dict(zip(list(unchanged)[1:], EFFECTS, strict=False))
-    model = list(unchanged)[len(EFFECTS) + 1]
+    model = list(_UNCHANGED)[len(EFFECTS) + 1]
     for number in range(planted):
-        changes = unchanged | {case: math.log1p(effect) for case, effect in slowed.items()}
-        verdicts = rule(made((seed, 1, number), changes, models={model: math.log1p(MODEL)}))
+        verdicts = rule(made((seed, 1, number), _CHANGES, models={model: math.log1p(MODEL)}))
         models += Count(verdicts[model].word == "regressed", 1)
-        for case, effect in slowed.items():
+        for case, effect in _SLOWED.items():
             power[effect] += Count(verdicts[case].word == "regressed", 1)
         if stored_runs >= CREEP_RUNS:
             creeps = "case 1"
-            verdicts = rule(made((seed, 2, number), unchanged, crept={creeps: math.log1p(CREPT)}))
+            verdicts = rule(made((seed, 2, number), _UNCHANGED, crept={creeps: math.log1p(CREPT)}))
             crept += Count(verdicts[creeps].word == "regressed", 1)
     return Rates(
         policy=policy.name,
@@ -199,19 +199,16 @@ def pairs(world: World, *, suites: int, planted: int, seed: int) -> Pairs:
         seed: of everything random.
     """
     policy = POLICIES["nightly"]
-    unchanged = {f"case {number}": 0.0 for number in range(CASES)}
-    slowed = dict(zip(list(unchanged)[1:], EFFECTS, strict=False))
     reds = changed = Count()
     power = dict.fromkeys(EFFECTS, Count())
     for number in range(suites):
-        found = changes_of(_suite(policy, world, 1, False, (seed, 3, number), unchanged).cases)
+        found = changes_of(_suite(policy, world, 1, False, (seed, 3, number), _UNCHANGED).cases)
         wrong = sum(not doubts and any(one.shown for one in changes) for changes, doubts in found.values())
         reds += Count(wrong > 0, 1)
         changed += Count(wrong, len(found))
     for number in range(planted):
-        changes = unchanged | {case: math.log1p(effect) for case, effect in slowed.items()}
-        found = changes_of(_suite(policy, world, 1, False, (seed, 4, number), changes).cases)
-        for case, effect in slowed.items():
+        found = changes_of(_suite(policy, world, 1, False, (seed, 4, number), _CHANGES).cases)
+        for case, effect in _SLOWED.items():
             shown, doubts = found[case]
             power[effect] += Count(not doubts and any(one.shown and one.worse for one in shown), 1)
     return Pairs(world=world.name, processes=policy.processes, reds=reds, false_changes=changed, power=power)

@@ -79,7 +79,7 @@ class Certifier:
         """
         if case not in self.known:
             key = self._key(case, facts)
-            file = self.kept / f"{case}-{key}.json"
+            file = self._file(case, key)
             found = None if self.recertify else certificates.read(file)
             if found is None:
                 found = self._make(case, key)
@@ -91,8 +91,12 @@ class Certifier:
 
     def keeps(self, case: Case, facts: dict[str, Any]) -> bool:
         """Return whether a certificate need not be made; arguments as for `certificate`."""
-        file = self.kept / f"{case}-{self._key(case, facts)}.json"
-        return case in self.known or (not self.recertify and file.exists())
+        if case in self.known:
+            return True
+        return not self.recertify and self._file(case, self._key(case, facts)).exists()
+
+    def _file(self, case: Case, key: str) -> Path:
+        return self.kept / f"{case}-{key}.json"
 
     def _make(self, case: Case, key: str) -> Certificate:
         strategy: Strategy = self.registry.find("strategies", case.strategy)
