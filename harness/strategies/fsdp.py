@@ -79,7 +79,8 @@ def _fully_shard(workload: Workload, world: World, shape: tuple[int, ...]) -> Tr
 def _trainee(workload: Workload, world: World, module: nn.Module, **library: Any) -> Trainee:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    # Asked to offload what lies on the CPU already, FSDP1 of torch 2.11 frees it before it is copied.
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=world.on_cuda)
     optimizer = workload.optimizer.make(module.parameters())
 
     def full_state() -> State:
