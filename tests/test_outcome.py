@@ -119,6 +119,38 @@ def test_a_hang_is_told_with_the_late_collective_and_each_ranks_main_stack(job):
     ]
 
 
+def test_a_crash_is_told_with_what_was_said_before_it_and_the_call_it_happened_in(job):
+    calls = [f'  File "module.py", line {number} in state_dict' for number in range(40)]
+    (job.folder / "rank1.log").write_text(
+        "\n".join(
+            [
+                *(f"a warning, number {number}" for number in range(30)),
+                "terminate called after throwing an instance of 'c10::Error'",
+                "Fatal Python error: Aborted",
+                "",
+                "Thread 0x1 (most recent call first):",
+                '  File "pool.py", line 1 in waits',
+                "",
+                "Current thread 0x2 (most recent call first):",
+                '  File "hook.py", line 3 in copies',
+                *calls,
+                "",
+                "Extension modules: numpy, torch",
+            ]
+        )
+    )
+    head, *rest = _cause(job, {1: -signal.SIGABRT}).splitlines()
+    assert head.endswith("rank 1 of 2 was killed by SIGABRT before it started")
+    assert rest == [
+        "  end of rank 1's log (80 lines):",
+        *(f"  | a warning, number {number}" for number in (27, 28, 29)),
+        "  | terminate called after throwing an instance of 'c10::Error'",
+        "  | Fatal Python error: Aborted",
+        '  |   File "hook.py", line 3 in copies',
+        *(f"  | {call}" for call in calls[:19]),
+    ]
+
+
 @pytest.mark.parametrize(("steps", "named"), [((3, 2), 1), ((2, 2), 0), ((3, None), 0)], ids=str)
 def test_of_losses_that_are_no_number_the_first_by_its_step_is_the_cause_and_not_the_first_to_tell(job, steps, named):
     for rank, step in enumerate(steps):

@@ -18,6 +18,8 @@ _TAIL_LINES = 25
 _STACK_LINES = 20
 _STACK = ("Thread 0x", "Current thread 0x")
 """What faulthandler's account of a thread begins with."""
+_CRASH = "Fatal Python error"
+"""What faulthandler writes before the stacks of a process that a fault of its own ends."""
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,21 +180,30 @@ def _log(job: Job, rank: int) -> str:
     lines = _lines(job, rank)
     if not lines:
         return f"  rank {rank} wrote no log"
-    tail = "\n".join(f"  | {line}" for line in lines[-_TAIL_LINES:])
-    return f"  end of rank {rank}'s log ({len(lines)} lines):\n{tail}"
+    crash = next((place for place, line in enumerate(lines) if line.startswith(_CRASH)), None)
+    if crash is None:
+        told = lines[-_TAIL_LINES:]
+    else:
+        # Below the stack stand the names of all that is loaded, above it what a library said before it gave up.
+        stack = _main_stack(lines[crash:])
+        told = [*lines[: crash + 1][-(_TAIL_LINES - len(stack)) :], *stack]
+    return "\n".join([f"  end of rank {rank}'s log ({len(lines)} lines):", *(f"  | {line}" for line in told)])
 
 
 def _stacks(job: Job, rank: int) -> str:
-    """Return the stacks that a rank wrote when it was asked, else the end of its log."""
-    lines = _lines(job, rank)
-    asked = next((place for place, line in enumerate(lines) if line.startswith(_STACK)), None)
-    if asked is None:
+    """Return the stack that a rank wrote when it was asked, else the end of its log."""
+    stack = _main_stack(_lines(job, rank))
+    if not stack:
         return _log(job, rank)
-    # Its main thread comes last, what it called last first: which is where it hangs.
-    told = [line for line in lines[asked:] if line.startswith((*_STACK, "  File"))]
-    main = max(place for place, line in enumerate(told) if line.startswith(_STACK))
-    calls = [f"  | {line}" for line in told[main + 1 :]][:_STACK_LINES]
-    return "\n".join([f"  stack of rank {rank}, the innermost call first:", *calls])
+    return "\n".join([f"  stack of rank {rank}, the innermost call first:", *(f"  | {line}" for line in stack)])
+
+
+def _main_stack(lines: Sequence[str]) -> list[str]:
+    """Return the innermost calls of the main thread; none where no stack was written."""
+    told = [line for line in lines if line.startswith((*_STACK, "  File"))]
+    starts = [place for place, line in enumerate(told) if line.startswith(_STACK)]
+    # It comes last, what it called last first: which is where it hangs, or died.
+    return told[starts[-1] + 1 :][:_STACK_LINES] if starts else []
 
 
 def _lines(job: Job, rank: int) -> list[str]:
