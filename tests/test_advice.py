@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 import re
 from dataclasses import replace
@@ -13,7 +14,7 @@ from harness.anatomy.advice import Candidate, advise, fits, lines_of_code, told_
 from harness.case import Case
 from harness.gate.noise import Noise
 from harness.gate.observations import Observation
-from harness.gate.ranking import Spent
+from harness.gate.ranking import Spent, slower
 
 MB = 10**6
 
@@ -85,6 +86,18 @@ def test_processes_tell_more_than_the_spread_of_steps():
     assert not told_apart(timed(FSDP2, 0.002), timed(DDP, 0.0))
     text = _text(timed(near, 0.05), timed(DDP, 0.0))
     assert re.search(r"zero1, the next, is 5% \(\d% to \d%, by processes\) slower", text)
+
+
+def test_the_leanest_is_told_apart_as_surely_as_all_others_together():
+    views = {"same work": Spent(seen=(Observation(0.0, 30, 0.0004),) * 5, noise=Noise(1, 3e-5, 4e-4, 10, 2.5e-5, 4))}
+    fastest = replace(DDP, timing=views)
+    # Just far enough for one comparison, and not for one of eight.
+    by = math.log1p(slower(views, views).high) * 1.05
+    moved = {"same work": replace(views["same work"], seen=(Observation(by, 30, 0.0004),) * 5)}
+    lean = replace(_one("zero1", 104, 500), timing=moved)
+    assert "not told apart" not in _text(fastest, lean)
+    others = [_one(name, 108, 1200) for name in ("zero2", "zero3", "fsdp1", "fsdp2", "a", "b", "c")]
+    assert re.search(r"leanest: zero1.*\(not told apart\)", _text(fastest, lean, *others))
 
 
 def test_a_few_steps_tell_nothing_apart():

@@ -215,7 +215,7 @@ def _sentences(
     elif leanest is fastest:
         yield f"leanest: {leanest.at} too: nothing at most {slowdown:.0%} slower needs less memory"
     else:
-        yield _leanest_sentence(leanest, fastest)
+        yield _leanest_sentence(leanest, fastest, others=len(fitting) - 1)
     if any(one.oversubscribed for one in fitting):
         yield "unsure: there were more ranks than cores, so that these times say little"
     if any(one.disturbed for one in fitting):
@@ -234,9 +234,9 @@ def _fastest_sentence(fastest: Candidate, fitting: Sequence[Candidate], left_out
     return f"{head}; {fitting[1].name}, the next, is {slower(fitting[1], fastest, others=others)}"
 
 
-def _leanest_sentence(leanest: Candidate, fastest: Candidate) -> str:
-    told = f"{slower(leanest, fastest)} than {fastest.name}"
-    if not told_apart(leanest, fastest):
+def _leanest_sentence(leanest: Candidate, fastest: Candidate, *, others: int) -> str:
+    told = f"{slower(leanest, fastest, others=others)} than {fastest.name}"
+    if not told_apart(leanest, fastest, others=others):
         told += " (not told apart)"
     if fastest.memory_bytes is None or leanest.memory_bytes is None or not fastest.memory_bytes:
         return f"leanest: {leanest.at}: {told}"
