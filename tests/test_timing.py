@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from harness.gate import chance
+from harness.gate.changes import changes_of
 from harness.gate.contrasts import Timed, gather
 from harness.gate.observations import Observation, Process
 from harness.gate.policy import CREEP_RUNS, THETA, named
@@ -271,6 +272,25 @@ def test_many_disturbed_or_unsettled_processes_decide_nothing(facts, told, share
     verdict = judge_time(cases, NIGHTLY)["c3"]
     assert verdict.word == word
     assert any(told in reason for reason in verdict.reasons) == (word == "unresolved")
+
+
+@pytest.mark.parametrize("run", ["first", "second"])
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [({"settled": False}, "did not settle in their warm-up"), ({"disturbed": ("a neighbour",)}, "disturbed: a neigh")],
+)
+def test_between_two_stored_runs_the_processes_of_both_count_only_undisturbed(run, facts, told):
+    cases = _suite(runs=1, changed={"c3": {"case": math.log(1.3)}})
+    changes, doubts = changes_of(cases)["c3"]
+    assert any(change.shown for change in changes)
+    assert not doubts
+    level, new = cases["c3"].level[0], cases["c3"].new
+    spoilt = {name: tuple(replace(one, **facts) for one in seen) for name, seen in (("first", level), ("second", new))}
+    own = replace(cases["c3"], **({"level": (spoilt[run],)} if run == "first" else {"new": spoilt[run]}))
+    (doubt,) = changes_of(cases | {"c3": own})["c3"][1]
+    count = len(spoilt[run])
+    assert doubt.startswith(f"{count} of {count} processes of the {run} run ")
+    assert told in doubt
 
 
 def test_what_would_not_have_been_seen_does_not_pass_but_what_was_seen_is_red():

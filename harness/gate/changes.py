@@ -8,14 +8,14 @@ both, and over all of them a change that is none is reported with a probability 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.gate import chance
 from harness.gate.contrasts import Contrast, Timed, gather, theta
-from harness.gate.doubts import losses_of_the_machine, moved
+from harness.gate.doubts import disturbances, losses_of_the_machine, moved
 from harness.gate.observations import View
-from harness.gate.policy import FALSE_ALARMS, MOST_DISTURBED, POWER_Z
+from harness.gate.policy import FALSE_ALARMS, POWER_Z
 
 _VIEWS: tuple[View, ...] = ("same work", "machine", "speedup")
 """The wall time of unchanged code moves by a sixth; it says nothing of two runs."""
@@ -52,7 +52,7 @@ def changes_of(timed: Mapping[str, Timed]) -> dict[str, tuple[Sequence[Change], 
     for case, own in timed.items():
         whole = evidence[case].whole
         changes = [_change(view, whole[view], shown, case, timed) for view in _VIEWS if view in whole]
-        doubts = list(_doubts(own))
+        doubts = [*disturbances(own.level[0], of="the first run"), *disturbances(own.new, of="the second run")]
         if (shift := moved(evidence[case])) is not None:
             doubts.append(
                 f"the plain loop moved {math.expm1(shift):+.1%} against the kernels: the machine is not as it was"
@@ -98,14 +98,3 @@ def _change(
         worse=contrast.loss > 0,
         processes=(contrast.stored, contrast.new),
     )
-
-
-def _doubts(timed: Timed) -> Iterator[str]:
-    """Yield why a run's processes of a case say little, by the rule of the gate."""
-    for name, run in (("first", timed.level[0]), ("second", timed.new)):
-        most = MOST_DISTURBED * len(run)
-        unsettled, disturbed = sum(not one.settled for one in run), sum(bool(one.disturbed) for one in run)
-        if unsettled > most:
-            yield f"{unsettled} of {len(run)} processes of the {name} run did not settle in their warm-up"
-        if disturbed > most:
-            yield f"{disturbed} of {len(run)} processes of the {name} run were disturbed"

@@ -7,10 +7,10 @@ the model, a library, or the machine, which at another speed is seldom that for 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from harness.gate.contrasts import Contrasts, Timed
-from harness.gate.observations import View
+from harness.gate.contrasts import Contrasts
+from harness.gate.observations import Process, View
 from harness.gate.policy import MOST_DISTURBED, MOVED_Z, THETA, UNLIKE, UNLIKE_Z
 
 
@@ -22,15 +22,20 @@ def moved(evidence: Contrasts) -> float | None:
     return control.loss if abs(control.z()) > MOVED_Z else None
 
 
-def disturbances(timed: Timed) -> Iterator[str]:
-    """Yield why the processes of a case say little; others may say more."""
-    count = len(timed.new)
-    unsettled = sum(not one.settled for one in timed.new)
-    if unsettled > MOST_DISTURBED * count:
-        yield f"{unsettled} of {count} processes did not settle in their warm-up"
-    disturbed = [one for one in timed.new if one.disturbed]
-    if len(disturbed) > MOST_DISTURBED * count:
-        yield f"{len(disturbed)} of {count} processes were disturbed: {disturbed[0].disturbed[0]}"
+def disturbances(run: Sequence[Process], *, of: str = "") -> Iterator[str]:
+    """Yield why processes of a case say little; others may say more.
+
+    Args:
+        run: the processes.
+        of: what they are of, in words that follow on "processes"; nothing where there is but one run.
+    """
+    processes = f"of {len(run)} processes{of and f' of {of}'}"
+    unsettled = sum(not one.settled for one in run)
+    if unsettled > MOST_DISTURBED * len(run):
+        yield f"{unsettled} {processes} did not settle in their warm-up"
+    disturbed = [one for one in run if one.disturbed]
+    if len(disturbed) > MOST_DISTURBED * len(run):
+        yield f"{len(disturbed)} {processes} were disturbed: {disturbed[0].disturbed[0]}"
 
 
 def shifts(evidence: Contrasts, *, slower: bool) -> Iterator[str]:

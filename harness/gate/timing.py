@@ -198,7 +198,7 @@ def _verdict(
     losses = {view: evidence.fresh[view].loss for view in worse}
     machines = {} if paired else losses_of_the_machine(evidence, base, losses)
     worse -= machines.keys()
-    disturbed = tuple(disturbances(timed))
+    disturbed = tuple(disturbances(timed.new))
     shifted = tuple(shifts(evidence, slower="machine" in worse))
     if disturbed or shifted or (machines and not worse):
         shifted = (*machines.values(), *shifted)
