@@ -78,6 +78,17 @@ def test_a_trace_without_its_marks_is_refused():
         kineto.steps(trace, marked_s=[0, 1, 2], queued_s=[None] * 3)
 
 
+def test_a_collective_whose_size_was_not_noted_is_refused_and_not_taken_for_a_flag():
+    trace = _read("gloo_trace_rank0.json")
+    events = [event for event in trace["traceEvents"] if event["name"] == "gloo:all_reduce"]
+    del events[1]["args"]["Input Dims"]
+    with pytest.raises(ValueError, match="did not note what gloo:all_reduce was given"):
+        kineto.calls(events)
+    # A barrier is given nothing.
+    (barrier,) = kineto.calls([{**events[1], "name": "gloo:barrier"}])
+    assert barrier.kind == "barrier"
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

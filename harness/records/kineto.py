@@ -58,7 +58,11 @@ def written(profiler: Any) -> dict[str, Any]:
 
 
 def calls(events: Iterable[Event]) -> list[Call]:
-    """Return the collectives among events, in order of their begin, in seconds since the trace's origin."""
+    """Return the collectives among events, in order of their begin, in seconds since the trace's origin.
+
+    Raises:
+        ValueError: the trace does not hold what a collective was given.
+    """
     found = (_gloo(event) or _nccl(event) for event in events if event.get("ph") == "X")
     return sorted((call for call in found if call), key=lambda call: call.begin_s)
 
@@ -72,7 +76,7 @@ def steps(trace: Mapping[str, Any], *, marked_s: Sequence[float], queued_s: Sequ
         queued_s: of each step, as in `TracedStep`.
 
     Raises:
-        ValueError: the trace does not hold as many marked steps.
+        ValueError: the trace does not hold as many marked steps, or not what a collective was given.
     """
     events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
     data, updates = _marks(events, "user_annotation", DATA), _marks(events, "user_annotation", UPDATE)
@@ -157,7 +161,10 @@ def _gloo(event: Event) -> Call | None:
         return None
     inputs = event.get("args", {})
     type_ = next((t for t in inputs.get("Input type", ()) if t not in _NO_TENSOR), "")
-    return _call(event, backend, kind, type_, _elements(inputs.get("Input Dims", ())))
+    call = _call(event, backend, kind, type_, _elements(inputs.get("Input Dims", ())))
+    if "Input Dims" not in inputs and call.kind in _KINDS.values():
+        raise ValueError(f"the profiler did not note what {event['name']} was given; run it again")
+    return call
 
 
 def _nccl(event: Event) -> Call | None:

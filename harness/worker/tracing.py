@@ -18,6 +18,7 @@ from harness.records import kineto
 from harness.records.trace import RankTrace, TracedStep
 from harness.worker.clocks import clock_for
 from harness.worker.loading import to_device
+from harness.worker.profiling import profiled
 from harness.worker.purposes import Context
 
 _PLAIN_STEPS = 5
@@ -56,9 +57,10 @@ def trace(context: Context) -> dict[str, Any]:
 def traced(trainee: Trainee, batches: Iterator[Batch], device: str, *, count: int) -> tuple[TracedStep, ...]:
     """Return what the profiler sees of `count` steps; every rank calls it at once."""
     on_cuda = device.startswith("cuda")
-    with _profiler(on_cuda=on_cuda):
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+    with profiled(activities):
         _steps(trainee, batches, device, 1)  # the profiler's own warm-up: its first events are late
-    with _profiler(on_cuda=on_cuda) as profiler:
+    with profiled(activities) as profiler:
         dist.barrier()  # ranks leave the profiler's start one after another, which is no rank's doing
         # Clocks of several machines began at other times: those of all ranks are told from here.
         zero_s = time.monotonic() if "SHARDBENCH_ASKED_S" in os.environ else 0.0
@@ -88,11 +90,6 @@ def _marked(trainee: Trainee, batches: Iterator[Batch], device: str) -> tuple[fl
         trainee.step(batch)
     queued = _queued_s()
     return began, None if queued is None or queued_before is None else queued - queued_before
-
-
-def _profiler(*, on_cuda: bool) -> torch.profiler.profile:
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_cuda else [])
-    return torch.profiler.profile(activities=activities, record_shapes=True)
 
 
 def _queued_s() -> float | None:

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from harness.certificate import Collective, Difference, Group, Slot
 from harness.plugins import Batch
 from harness.records import kineto
+from harness.worker.profiling import profiled
 
 Tensors = Mapping[str, torch.Tensor]
 Loss = Callable[[nn.Module, Batch], torch.Tensor]
@@ -124,7 +125,7 @@ class Watch:
     @contextmanager
     def collectives(self) -> Iterator[None]:
         """Note, from torch's profiler, the collectives of the block: calls, elements, and the types they sum in."""
-        with torch.profiler.profile(record_shapes=True) as profile:
+        with profiled() as profile:
             yield
         for call in kineto.calls(kineto.written(profile)["traceEvents"]):
             if "reduce" in call.kind and call.elements == 1:
