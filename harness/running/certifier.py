@@ -23,8 +23,8 @@ from harness.source import file_of, source_of
 _HARNESS = Path(__file__).parents[1]
 _OTHERS = frozenset(
     [
-        *("accounting", "agent", "breaking", "ceilings", "faults", "fitting", "flight", "frozen", "keeping", "ledger"),
-        *("loaders", "cold", "overhead", "replicate", "saving", "scoring", "serving", "tracing"),
+        *("accounting", "agent", "breaking", "ceilings", "elastic", "faults", "fitting", "flight", "frozen", "keeping"),
+        *("ledger", "loaders", "cold", "overhead", "replicate", "saving", "scoring", "serving", "tracing"),
     ]
 )
 """Of the worker, what only other runs than the certified steps go through, or, for faults, those that say so."""
