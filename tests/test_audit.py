@@ -165,7 +165,7 @@ EDITS = {
 def test_what_this_project_stores_holds(capsys):
     assert main(["verify", str(ROOT / "baselines"), str(ROOT / "docs" / "nights")]) == 0
     said = capsys.readouterr().out
-    assert "144 cases" in said
+    assert "216 cases" in said
     assert said.endswith("nothing is wrong\n")
     assert said.count("\n") == 1
 
