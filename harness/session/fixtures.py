@@ -41,11 +41,11 @@ def bench(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Ou
         except OutOfMemory as error:
             suite.out_of_memory[case] = str(error)
             if suite.pipeline.baseline(case).newest is not None:
-                raise _failed(f"{error}\n  rerun  {again}\n  the stored run fits") from None
+                raise _failed(error, f"rerun  {again}", "the stored run fits") from None
             # What does not fit is a result, with a row of its own, and no defect.
             pytest.skip("out of memory, see the table")
         except HarnessError as error:
-            raise _failed(f"{error}\n  rerun  {again}") from None
+            raise _failed(error, f"rerun  {again}") from None
         record(benchmark, outcome, request.node)
         suite.outcomes.append(outcome)
         word = outcome.verdict.word
@@ -120,6 +120,6 @@ def cost(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[Cost]:
     given.close()
 
 
-def _failed(message: str) -> BaseException:
+def _failed(error: HarnessError, *notes: str) -> BaseException:
     """Return what fails a test; raised `from None`, as pytest shows the error behind it too, which it repeats."""
-    return pytest.fail.Exception(message, pytrace=False)
+    return pytest.fail.Exception("\n  ".join((str(error), *notes)), pytrace=False)
